@@ -1,4 +1,4 @@
-"""The app: workspace, supervisor and page put together, served on 127.0.0.1, one at a time per workspace."""
+"""The app: combines workspace, supervisor and page, served on 127.0.0.1, one at a time per workspace."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ FIRST_PORT = 7860
 PORTS = 100
 LAST_PORT, FIRST_OPEN_PORT = 65_535, 1024
 QUEUE_SLEEP_SECONDS, PROGRESS_SLEEP_SECONDS = 0.1, 1.0
-"""Gradio's queue looks for work every millisecond, which costs 6 % of a core with nobody there, and a hundred times a second for
-progress bars, of which we have none."""
+"""Gradio's queue looks for work every millisecond, which costs 6 % of a core when idle, and a hundred times a second for
+progress bars, which we do not use."""
 NEIGHBOUR_SECONDS = 20.0
 LISTEN_SECONDS = 0.5
-"""Windows handles a Ctrl-C only between two waits, so none may be without an end."""
+"""Windows handles Ctrl-C only between two waits, so every wait needs a timeout."""
 
 
 def build_page(supervisor: Supervisor) -> gr.Blocks:
@@ -71,7 +71,7 @@ def build_page(supervisor: Supervisor) -> gr.Blocks:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0 after a clean end, or when the app is open already; 1 with one sentence where the user can mend it."""
+    """Returns 0 after a normal end, or if the app is already open; 1, with a sentence, for an error the user can fix."""
     terminal.prepare_streams()
     args = build_app_parser().parse_args(argv)
 
@@ -106,7 +106,7 @@ def build_app_parser() -> argparse.ArgumentParser:
 
 
 def serve_app(workspace: Workspace, args: argparse.Namespace) -> int:
-    """Show the page until Ctrl-C. A training run goes on after it; Compare ends with it."""
+    """Serve the page until Ctrl-C. A training run continues afterwards; Compare ends."""
     port = find_free_port() if args.port is None else check_port(args.port)
     if unused := proxies.describe_unused_proxies(os.environ):
         terminal.print_line(unused)
@@ -126,21 +126,21 @@ def serve_app(workspace: Workspace, args: argparse.Namespace) -> int:
 
 
 def wait_for_signal(ended: threading.Event) -> None:
-    """Until it is set, by a signal."""
+    """Wait for a signal."""
     while not ended.wait(LISTEN_SECONDS):
         pass
 
 
 def show_page(workspace: Workspace, browse: Callable[[str], object] = webbrowser.open) -> None:
-    """Open the page in the browser, by a file that only its owner can read: what a process is started with, every user can."""
+    """Open the page in the browser through a file that only its owner can read: all users can see a process's arguments."""
     browse((workspace.root / OPENER).as_uri())
 
 
 def lan_password() -> str:
-    """The password for other computers.
+    """The password for other computers: the user's, or a random one.
 
     Raises:
-        UserError: the one that was set is too short.
+        UserError: the user's is too short.
     """
     password = os.environ.get("TUNEBENCH_PASSWORD") or secrets.token_urlsafe(12)
     if len(password) < auth.MIN_PASSWORD_LENGTH:
@@ -149,7 +149,7 @@ def lan_password() -> str:
 
 
 def lan_names() -> list[str]:
-    """What other computers of the network may call this one."""
+    """Names and addresses of this computer in its network."""
     addresses = [
         one.address for several in psutil.net_if_addrs().values() for one in several if one.family == socket.AF_INET
     ]
@@ -158,13 +158,13 @@ def lan_names() -> list[str]:
 
 
 def open_page(page: gr.Blocks, port: int, workspace: Workspace, password: str = "", own: str = "") -> str:
-    """Serve the page, and say so once it answers: on this computer alone, or with a password to its network too.
+    """Serve the page and report when it answers: on this computer only, or with a password in its network too.
 
     Args:
-        own: a name below `.localhost` to be found under as well, see `address.own_name`; shown where this computer knows it.
+        own: an additional name below `.localhost`, see `address.own_name`; shown if this computer resolves it.
 
     Returns:
-        The link that opens it here.
+        The link that opens the page here.
     """
     names = lan_names() if password else []
     held = hold_port(port) if own else None
@@ -185,7 +185,7 @@ def open_page(page: gr.Blocks, port: int, workspace: Workspace, password: str = 
 
 @contextmanager
 def single_instance(workspace: Workspace) -> Iterator[bool]:
-    """Is this the only app on the workspace? The lock is the system's, so it ends with the process, however that ends."""
+    """Is this the only app on the workspace? The lock is the operating system's, released when the process ends."""
     lock = FileLock(ensure_dir(workspace.root) / "app.lock")
     try:
         lock.acquire(timeout=0)
@@ -202,7 +202,7 @@ def address_file(workspace: Workspace) -> Path:
 
 
 def show_open_app(workspace: Workspace, browser: bool) -> int:
-    """Point to the app that is open already; it may still be starting."""
+    """Print the address of the app that is already open; it may still be starting."""
     file, end = address_file(workspace), time.monotonic() + NEIGHBOUR_SECONDS
     while not file.exists() and time.monotonic() < end:
         time.sleep(0.2)
@@ -223,10 +223,10 @@ def find_free_port() -> int:
 
 
 def check_port(port: int) -> int:
-    """The port that was asked for.
+    """The requested port.
 
     Raises:
-        UserError: there is no such port, the system keeps it for itself, or it is taken.
+        UserError: the port is invalid, reserved by the system, or taken.
     """
     if not 1 <= port <= LAST_PORT:
         raise UserError("app.bad_port", port=port, last=LAST_PORT)
@@ -236,7 +236,7 @@ def check_port(port: int) -> int:
 
 
 def is_port_free(port: int) -> bool:
-    """Can the port be had? Windows would share a taken one unless asked not to."""
+    """Is the port free? Windows would share a taken one unless told not to."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         if hasattr(socket, "SO_EXCLUSIVEADDRUSE"):
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)

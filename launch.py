@@ -1,4 +1,4 @@
-"""Sets Tunebench up and starts it. Knows the commands and what each is started with; launcher/ knows the set-up.
+"""Sets Tunebench up and starts it. This file has the commands and how each is started; launcher/ does the set-up.
 
     python launch.py [--no-browser] [--lan] [--port N] [--workspace DIR]   the app
     python launch.py test [pytest arguments]                         all checks and tests
@@ -8,8 +8,8 @@
     python launch.py info [--trial]          versions, card, driver and the last error in one block to paste
     python launch.py shortcut                a starter with an icon on the desktop
 
-`--device cpu` or `--device cuda` before the command makes .venv for that device. Without it a .venv stays what it is,
-and a new one is for CUDA where an NVIDIA GPU answers, else for the CPU. This file and launcher/ need nothing but Python.
+`--device cpu` or `--device cuda` before the command makes .venv for that device. Without it an existing .venv is kept,
+and a new one is for CUDA if an NVIDIA GPU answers, else for the CPU. This file and launcher/ need nothing but Python.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ SWITCHES = {
     "--lan": "let other computers of your network in, by a password",
     "--no-warm": "import the libraries after the click, not while you read Start",
 }
-"""The app's own, handed on to it."""
+"""The app's own options, passed on to it."""
 
 
-ISOLATED_FLAG = "-P"  # the user's own folder may hold a torch.py or a trainer_core
+ISOLATED_FLAG = "-P"  # the user's own folder may contain a torch.py or a trainer_core
 
 
 def main() -> int:
@@ -66,7 +66,7 @@ def run_without_venv(options: argparse.Namespace) -> int:
 
 
 def print_info(options: argparse.Namespace) -> int:
-    from launcher import info  # here, so that a start does not wait for it
+    from launcher import info  # here, so that a normal start does not import it
 
     workspace = Path(options.workspace or os.environ.get("TUNEBENCH_WORKSPACE") or ROOT / "workspace")
     print(info.system_report(info.InfoSources(workspace.resolve()), with_trial="--trial" in options.rest))
@@ -82,7 +82,7 @@ def add_shortcut(options: argparse.Namespace) -> int:
 
 
 def update_and_set_up(options: argparse.Namespace) -> int:
-    """Fetch, then let the new launch.py set up: this process still holds the old one."""
+    """Update, then let the new launch.py set up: this process still runs the old one."""
     from launcher.update import pull_update
 
     venv.refuse_while_running("Tunebench cannot be updated")
@@ -92,7 +92,7 @@ def update_and_set_up(options: argparse.Namespace) -> int:
 
 
 VENVLESS_COMMANDS = {"info": print_info, "shortcut": add_shortcut, "update": update_and_set_up}
-"""Commands that need no .venv, and no other part of Tunebench than launcher/."""
+"""Commands that need no .venv, and no part of Tunebench but launcher/."""
 
 
 def parse_arguments(given: list[str]) -> argparse.Namespace:
@@ -114,7 +114,7 @@ def parse_arguments(given: list[str]) -> argparse.Namespace:
 
 
 def target_command(options: argparse.Namespace, device: str) -> list[str]:
-    """What .venv's Python is started with."""
+    """The arguments for .venv's Python."""
     if options.command == "test":
         return [ISOLATED_FLAG, "-m", "tools.check", *options.rest]
     if options.command:
@@ -131,13 +131,13 @@ def app_flags(options: argparse.Namespace) -> list[str]:
 
 
 def replace_process(command: list[str], env: Mapping[str, str]) -> int:
-    """Runs the command in this process's place; Windows cannot, so there this process waits for its end."""
+    """Replace this process with the command; on Windows, which cannot, wait for its end."""
     sys.stdout.flush()
     if not WINDOWS:
         os.execve(command[0], command, env)
     child = subprocess.Popen(command, env=env)
     while True:
-        with contextlib.suppress(KeyboardInterrupt):  # the child gets Ctrl-C too, and it decides
+        with contextlib.suppress(KeyboardInterrupt):  # the child gets Ctrl-C too, and decides
             return child.wait()
 
 

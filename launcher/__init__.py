@@ -1,5 +1,5 @@
-"""From a bare Python to a working .venv. Standard library only, and read by Python 3.8 too: that one must be told why."""
+"""From a bare Python to a working .venv. Standard library only, and readable by Python 3.8, which gets an explanation."""
 
 
 class SetupError(Exception):
-    """Set-up cannot go on; the text says what failed and what to do."""
+    """Set-up failed; the text says why and what to do."""

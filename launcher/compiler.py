@@ -1,8 +1,8 @@
-"""Whether Triton can build C here. It does so at the first kernel's launch (triton/runtime/build.py).
+"""Checks that Triton can build C here, which it does at the first kernel's launch (triton/runtime/build.py).
 
-Triton takes the compiler that CC names, else gcc, else clang, and includes Python.h of the running Python. What is
-missing is found by building, as Triton does, a file of three lines: a gcc without the C library's headers is none.
-On Windows triton-windows brings a compiler and the headers.
+Triton uses the compiler in CC, else gcc, else clang, and includes Python.h of the running Python. The check builds a
+three-line file as Triton does, because a gcc without the C library's headers does not work.
+On Windows triton-windows includes a compiler and the headers.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ system = os.path.realpath("/usr/bin/python3") == os.path.realpath(sys.executable
 venv = all(importlib.util.find_spec(name) for name in ("venv", "ensurepip"))
 print(json.dumps({"include": include, "venv": venv, "stock": system}))
 """
-"""Debian's own scheme posix_local has no headers; Triton asks for posix_prefix there, and so do we."""
+"""Debian's own scheme posix_local has no headers; Triton requests posix_prefix there, and so do we."""
 C_SOURCE = "#include <stdlib.h>\n#include <dlfcn.h>\n"
 PYTHON_C_SOURCE = "#include <Python.h>\n" + C_SOURCE
 
 
 @dataclass(frozen=True)
 class PythonHeaders:
-    """What a Python says of itself: where Python.h should lie, whether it can make a .venv, whether it is the system's own."""
+    """Facts about a Python: where Python.h should be, whether it can make a .venv, whether it is the system's own."""
 
     include: str
     venv: bool = True
@@ -43,20 +43,20 @@ class PythonHeaders:
 
 @dataclass(frozen=True)
 class BuildToolsCheck:
-    """`missing` holds "compiler", "header" and "venv"; `said` is the compiler's first complaint."""
+    """`missing` contains "compiler", "header" and "venv"; `said` is the compiler's first error line."""
 
     missing: tuple[str, ...] = ()
     said: str = ""
 
 
 def ask_python(python: str) -> PythonHeaders:
-    """OSError or ValueError where it does not answer: it is no Python that works."""
+    """Raises OSError or ValueError if this Python does not work."""
     answer = subprocess.run([python, "-I", "-c", HEADERS_PROGRAM], capture_output=True, timeout=BUILD_SECONDS)
     return PythonHeaders(**json.loads(answer.stdout.decode("utf-8", "replace")))
 
 
 def find_compiler(environ: Mapping[str, str]) -> str:
-    """The compiler's path as Triton looks for it, or nothing."""
+    """The compiler's path as Triton finds it, or an empty string."""
     path = environ.get("PATH")
     if "CC" in environ:
         return shutil.which(environ["CC"], path=path) or ""
@@ -64,7 +64,7 @@ def find_compiler(environ: Mapping[str, str]) -> str:
 
 
 def check_build_tools(headers: PythonHeaders, environ: Mapping[str, str] = os.environ) -> BuildToolsCheck:
-    """What of compiler, Python.h and venv is missing for this Python."""
+    """Which of compiler, Python.h and venv this Python lacks."""
     missing, said = [] if headers.venv else ["venv"], ""
     compiler = find_compiler(environ)
     if not compiler:
@@ -82,7 +82,7 @@ def check_build_tools(headers: PythonHeaders, environ: Mapping[str, str] = os.en
 
 
 def try_build(compiler: str, source: str, include: str, environ: Mapping[str, str]) -> str:
-    """Build a shared library from the source. The compiler's first complaint, or nothing."""
+    """Build a shared library from the source. Returns the compiler's first error line, or an empty string."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "trial.c"
         file.write_text(source, encoding="ascii")
@@ -104,7 +104,7 @@ def try_build(compiler: str, source: str, include: str, environ: Mapping[str, st
 
 
 def build_tools_advice(finding: BuildToolsCheck, headers: PythonHeaders, version: str, system: System) -> str:
-    """What Triton lacks, and the one command that installs it; empty where it lacks nothing."""
+    """What Triton lacks, and the one command that installs it; empty if nothing is missing."""
     names = {"compiler": "a C compiler", "header": f"Python.h of Python {version}"}
     lacking = [name for part, name in names.items() if part in finding.missing]
     if not lacking:

@@ -1,6 +1,6 @@
-"""CPU or CUDA, and which CUDA. Knows what the CUDA builds of the pinned torch need of a driver and of a card.
+"""CPU or CUDA, and which CUDA: what the CUDA builds of the pinned torch need of a driver and a card.
 
-trainer_core/system/hardware.py asks here too, so that the needs stand in one place.
+trainer_core/system/hardware.py uses this too, so that the requirements are in one place.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from launcher.system import System, driver_advice
 class CudaBuild:
     """A CUDA build of the pinned torch.
 
-    name: as PyTorch's index and uv call it.
-    cuda: the version that torch.version.cuda says.
-    driver_cuda: what the driver must run at least, as NVML writes it (13.0 is 13000).
-    drivers: the first driver versions that do.
-    newest: the last compute capability that the build has kernels for; None where it goes on to newer cards.
+    name: as in PyTorch's index and uv.
+    cuda: the version in torch.version.cuda.
+    driver_cuda: the least CUDA version of the driver, as NVML writes it (13.0 is 13000).
+    drivers: the first driver versions with it.
+    newest: the last compute capability with kernels in this build; None: newer cards work too.
     """
 
     name: str
@@ -73,10 +73,10 @@ def choose_device(
     visible: str | None = None,
     system: System = System(),  # noqa: B008
 ) -> DeviceChoice:  # noqa: B008
-    """cpu or cuda for `asked` (auto, cpu, cuda). `visible` is CUDA_VISIBLE_DEVICES.
+    """Choose cpu or cuda for `asked` (auto, cpu, cuda). `visible` is CUDA_VISIBLE_DEVICES.
 
     Raises:
-        SetupError: where a GPU needs a hand first, or where it is asked for and lacks CUDA.
+        SetupError: a GPU needs a user action first, or CUDA is required but not available.
     """
     if asked == "cpu":
         return DeviceChoice("cpu", "the CPU was chosen, now or when .venv was made")
@@ -102,7 +102,7 @@ def choose_device(
 
 
 def is_visible(gpu: DriverGpu, visible: str) -> bool:
-    """Does CUDA_VISIBLE_DEVICES leave this card: its number in PCI order, or the beginning of its UUID?"""
+    """Does CUDA_VISIBLE_DEVICES include this card, by number in PCI order or by the beginning of its UUID?"""
     names = [name.strip() for name in visible.split(",") if name.strip()]
     return any(
         name == str(gpu.index) or (name.startswith(("GPU-", "MIG-")) and gpu.uuid.startswith(name)) for name in names
@@ -110,7 +110,7 @@ def is_visible(gpu: DriverGpu, visible: str) -> bool:
 
 
 def hidden_reason(driver: NvidiaDriver | None, visible: str | None) -> str:
-    """Why CUDA_VISIBLE_DEVICES leaves no card; empty where it leaves one, or says nothing."""
+    """Why CUDA_VISIBLE_DEVICES hides all cards; empty if it hides none, or is not set."""
     if visible is None or driver is None or driver.error or driver.gpus:
         return ""
     if visible.strip() in ("", "-1"):
@@ -121,7 +121,7 @@ def hidden_reason(driver: NvidiaDriver | None, visible: str | None) -> str:
 
 
 def missing_gpu_reason(driver: NvidiaDriver | None) -> str:
-    """Why there is no GPU here that torch can use; empty where there is one."""
+    """Why torch can use no GPU here; empty if it can."""
     if driver is None:
         return "no NVIDIA driver is installed"
     if driver.error == REBOOT_NEEDED:
@@ -135,7 +135,7 @@ def missing_gpu_reason(driver: NvidiaDriver | None) -> str:
 
 
 def card_shortfall(name: str, capability: tuple[int, int], build: CudaBuild = BUILDS[0]) -> str:
-    """Why this build of torch cannot use this card, or nothing."""
+    """Why this build of torch cannot use this card; empty if it can."""
     if capability < CAPABILITY_NEEDED:
         return f"{name} has compute capability {format_version(capability)}; CUDA 13.0 needs {format_version(CAPABILITY_NEEDED)}"
     if build.newest and capability > build.newest:
@@ -149,7 +149,7 @@ def card_shortfall(name: str, capability: tuple[int, int], build: CudaBuild = BU
 
 
 def best_build(driver_cuda: int, capability: tuple[int, int]) -> CudaBuild | None:
-    """The best build that this driver and this card run."""
+    """The best build that this driver and this card support."""
     return next(
         (
             build
@@ -161,7 +161,7 @@ def best_build(driver_cuda: int, capability: tuple[int, int]) -> CudaBuild | Non
 
 
 def driver_shortfall(version: str, cuda: int, build: CudaBuild = BUILDS[0], system: System | None = None) -> str:
-    """What must be done about a driver that runs CUDA up to this one before it runs `build`, or nothing."""
+    """What to do about a driver that is too old for `build`; empty if it is not."""
     if cuda >= build.driver_cuda:
         return ""
     return (
@@ -171,9 +171,9 @@ def driver_shortfall(version: str, cuda: int, build: CudaBuild = BUILDS[0], syst
 
 
 def find_installed_build(torch_version: str | None = None) -> CudaBuild:
-    """The CUDA build that .venv's torch is. Without one any driver will do that some build runs on.
+    """The CUDA build of .venv's torch. Without one: the build with the lowest driver requirement.
 
-    The package index's torch for Linux carries no local version: it is the first of BUILDS.
+    The package index's torch for Linux has no local version: it is the first of BUILDS.
     """
     if torch_version is None:
         try:
@@ -185,7 +185,7 @@ def find_installed_build(torch_version: str | None = None) -> CudaBuild:
 
 
 def required_action(driver: NvidiaDriver, system: System = System()) -> str:  # noqa: B008
-    """What the user must do before the GPU can be used; empty where nothing is in the way."""
+    """What the user must do before the GPU can be used; empty if nothing."""
     if driver.error == REBOOT_NEEDED:
         return "The NVIDIA driver was updated and the old one still runs. Restart the machine."
     gpu = pick_gpu(driver)
@@ -201,7 +201,7 @@ def required_action(driver: NvidiaDriver, system: System = System()) -> str:  # 
 
 
 def pick_gpu(driver: NvidiaDriver) -> DriverGpu:
-    """The card to set up for: one that can be used before one that cannot."""
+    """The card to set up for: usable ones first."""
     return max(driver.gpus, key=lambda gpu: (not gpu.unusable, gpu.capability))
 
 
@@ -218,9 +218,9 @@ def format_cuda_version(cuda: int) -> str:
 
 
 def name_for_cuda(gpu: DriverGpu, count: Callable[[str], int]) -> str:
-    """What CUDA_VISIBLE_DEVICES must hold for this card: its UUID, or its number where CUDA does not know UUIDs.
+    """CUDA_VISIBLE_DEVICES for this card: its UUID, or its number if CUDA does not accept UUIDs.
 
-    Under WSL some drivers do not. `count` is how many cards CUDA has with that value.
+    Under WSL some drivers do not. `count`: how many cards CUDA finds with that value.
     """
     if not gpu.uuid or (count(gpu.uuid) == 0 and count(str(gpu.index)) > 0):
         return str(gpu.index)
@@ -228,7 +228,7 @@ def name_for_cuda(gpu: DriverGpu, count: Callable[[str], int]) -> str:
 
 
 def count_cuda_cards(visible: str, environ: Mapping[str, str] = os.environ) -> int:
-    """How many cards the CUDA driver finds with this CUDA_VISIBLE_DEVICES, asked in a child; 0 where it fails."""
+    """Cards that the CUDA driver finds with this CUDA_VISIBLE_DEVICES, queried in a child; 0 if it fails."""
     pinned = {**environ, VISIBLE_VARIABLE: visible, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     try:
         answer = subprocess.run(

@@ -1,7 +1,7 @@
-"""What a person who helps must know, in one block to paste: versions, card, driver, compiler, torch, memory, the last error.
+"""Facts for support, in one block to paste: versions, card, driver, compiler, torch, memory, the last error.
 
-It works where .venv is missing or broken: everything but the packages is read by this Python, and a line that cannot
-be read says so. Secrets are struck out by trainer_core/system/redact.py, and the user's home folder is written as ~.
+Works with a missing or broken .venv: this Python reads everything but the packages, and an unreadable fact becomes a
+line that says so. trainer_core/system/redact.py removes secrets, and the user's home folder is written as ~.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ SECONDS, TRIAL_SECONDS = 60, 600
 TRIAL_LINES = 5
 GIB = 2**30
 MAX_RUNS, TAIL_BYTES, ERROR_LINES, ERROR_LETTERS = 100, 64 * 1024, 30, 3000
-"""The newest runs that are looked at for an error, how much of each one's events, and how much of the error is shown."""
+"""Newest runs searched for an error, bytes read of each one's events, and how much of the error is shown."""
 LABEL_WIDTH = 14
 
 
 @dataclass(frozen=True)
 class InfoSources:
-    """Where the facts come from; what a test has no machine for is given in its place."""
+    """Sources of the facts; tests replace what the machine lacks."""
 
     workspace: Path
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
@@ -68,7 +68,7 @@ class InfoSources:
 
 
 def system_report(sources: InfoSources, with_trial: bool = False) -> str:
-    """The block, with a line for each fact. Never raises: what cannot be read is said in its line."""
+    """The block, one line per fact. Never raises: an unreadable fact becomes a line that says so."""
     facts: list[tuple[str, Callable[[], str]]] = [
         ("Tunebench", tunebench_line),
         ("System", lambda: system_line(sources.system())),
@@ -90,7 +90,7 @@ def system_report(sources: InfoSources, with_trial: bool = False) -> str:
 
 
 def read_fact(fact: Callable[[], str]) -> str:
-    """A fact in printable letters; its further lines stand under the first."""
+    """A fact in printable characters; its further lines follow below the first."""
     try:
         text = fact()
     except Exception as error:  # a report about something broken must not break
@@ -123,7 +123,7 @@ def venv_line() -> str:
 
 
 def packages_line(python: Path) -> str:
-    """torch and what stands on it, asked in a child, which may hang or die."""
+    """torch and the packages built on it, queried in a child, which may hang or crash."""
     command = [str(python), "-P", "-c", PACKAGES_PROGRAM, *PACKAGES]
     answer = subprocess.run(command, cwd=str(ROOT), stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS)
     if answer.returncode:
@@ -158,7 +158,7 @@ def card_line(gpu: DriverGpu) -> str:
 
 
 def variables_line(environ: Mapping[str, str]) -> str:
-    """Those that change which card is seen and which compiler is taken."""
+    """Variables that change which card is visible and which compiler is used."""
     names = (
         cuda_support.VISIBLE_VARIABLE,
         "CUDA_DEVICE_ORDER",
@@ -184,7 +184,7 @@ def compiler_line(sources: InfoSources) -> str:
 
 
 def memory_line() -> str:
-    """Linux says it in a file; elsewhere the page does."""
+    """Linux reports it in a file; elsewhere the page shows it."""
     table = Path("/proc/meminfo")
     if not table.is_file():
         return "not read on this system"
@@ -199,7 +199,7 @@ def disk_line(workspace: Path) -> str:
 
 
 def run_trial(python: Path) -> str:
-    """The set-up's last step once more. On a card it takes some memory and a minute."""
+    """Run the last step of set-up again. On a card it takes some memory and a minute."""
     stamp = venv.read_stamp()
     if stamp is None:
         return "there is no finished .venv to try"
@@ -221,7 +221,7 @@ def run_trial(python: Path) -> str:
 
 
 def last_error(runs: Path) -> str:
-    """The last word of the newest run that failed."""
+    """The final event of the newest failed run."""
     for folder in newest_runs(runs):
         for event in reversed(list(read_last_events(folder / "events.jsonl"))):
             if event.get("kind") in ("RunFailed", "Failed"):
@@ -231,7 +231,7 @@ def last_error(runs: Path) -> str:
 
 
 def newest_runs(runs: Path) -> list[Path]:
-    """Run folders, newest first. A link is left out: it may point outside the workspace."""
+    """Run folders, newest first. Links are skipped: they may lead out of the workspace."""
     try:
         found = [Path(entry.path) for entry in os.scandir(str(runs)) if entry.is_dir(follow_symlinks=False)]
     except OSError:
@@ -240,7 +240,7 @@ def newest_runs(runs: Path) -> list[Path]:
 
 
 def read_last_events(file: Path) -> Iterator[dict[str, object]]:
-    """The events in the last part of a file, which may be anything: a pipe, a link, no JSON, of any size."""
+    """The events at the end of a file, which is untrusted: a pipe, a link, no JSON, of any size."""
     try:
         handle = os.open(str(file), os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     except OSError:

@@ -1,8 +1,8 @@
-"""What is installed into .venv, from where, in which order. Knows where each build of torch is to be had.
+"""What is installed into .venv, from where, in which order, and where each build of torch comes from.
 
-Everything is installed with --no-deps: the requirement files list every package, and unsloth asks for a certifi that
-the index does not have. They name no index, so a machine's own mirror serves them; uv knows PyTorch's own indexes.
-Only torch for CUDA 12.6 brings its own: which CUDA libraries it wants is known to PyTorch's index alone.
+Everything is installed with --no-deps: the requirement files list every package, and unsloth requires a certifi that
+the index does not have. They name no index, so a machine's own mirror works; uv knows PyTorch's own indexes.
+Only torch for CUDA 12.6 installs its dependencies: only PyTorch's index knows which CUDA libraries it needs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ UV = (PYTHON, "-m", "uv", "pip", "install", "--python", PYTHON, "--no-deps")
 
 @dataclass(frozen=True)
 class InstallStep:
-    """One part of the set-up. `ways` are commands that do it, best first: the next is tried when one fails."""
+    """One part of the set-up. `ways`: alternative commands, best first; the next is tried if one fails."""
 
     title: str
     ways: tuple[tuple[str, ...], ...]
@@ -39,18 +39,18 @@ def venv_step(python: str, version: str, system: System) -> InstallStep:
 
 
 def list_install_steps(build: str, platform: str) -> list[InstallStep]:
-    """What fills a bare .venv. `build` is a key of REQUIREMENTS, `platform` sys.platform's word."""
+    """Steps that fill a bare .venv. `build` is a key of REQUIREMENTS, `platform` is sys.platform."""
     uv = InstallStep("installer uv", ((*PIP, INSTALLER),), needed=False)
     rest = packages_step(REQUIREMENTS[build])
-    if build == "cu126":  # torch last: what it asks for beside CUDA is then there, in the pinned version
+    if build == "cu126":  # torch last: its dependencies outside CUDA are then present in the pinned versions
         return [uv, rest, torch_cuda_step(build)]
     return [uv, *torch_steps(build, platform), rest]
 
 
 def torch_steps(build: str, platform: str) -> list[InstallStep]:
-    """torch by itself where the usual index has the other build: it has CUDA 13.0 for Linux, CPU for Windows and macOS.
+    """torch on its own if the usual index has the other build: it has CUDA 13.0 for Linux, CPU for Windows and macOS.
 
-    The CUDA build is named, not left to uv's "auto": that takes the newest CUDA the driver runs, whatever the pins are for.
+    The CUDA build is explicit, because uv's "auto" takes the newest CUDA of the driver, whatever the pins need.
     """
     wanted = requirement_line(build, "torch")
     if (build, platform) == ("cpu", "linux"):
@@ -63,7 +63,7 @@ def torch_steps(build: str, platform: str) -> list[InstallStep]:
 
 
 def torch_cuda_step(build: str) -> InstallStep:
-    """A CUDA build that the usual index has for no system, with the CUDA libraries that it names."""
+    """A CUDA build that the usual index lacks for every system, with its CUDA libraries."""
     pair = (requirement_line("cu130", "torch"), requirement_line("cu130", "torchvision"))
     command = tuple(word for word in UV if word != "--no-deps") + (f"--torch-backend={build}", *pair)
     advice = (
@@ -74,17 +74,17 @@ def torch_cuda_step(build: str) -> InstallStep:
 
 
 def requirement_line(build: str, name: str) -> str:
-    """The package's line in the requirement file of this build, `torch==2.13.0`."""
+    """The package's line in this build's requirement file, `torch==2.13.0`."""
     return f"{name}=={read_pinned_versions(REQUIREMENTS[build])[name]}"
 
 
 def packages_step(file: Path) -> InstallStep:
-    """All pins of a file. uv is many times faster; pip knows the machine's own mirrors and certificates."""
+    """All pins of a file. uv is many times faster; pip uses the machine's own mirrors and certificates."""
     return InstallStep(f"the packages of {file.name}", ((*UV, "-r", str(file)), (*PIP, "-r", str(file))))
 
 
 def target_folder_step(file: Path, folder: Path) -> InstallStep:
-    """All pins of a file into a folder that is no site-packages. Nothing but tests reads it, so it is not needed."""
+    """All pins of a file, in a folder that is not a site-packages. Only tests use it, so it is optional."""
     target = ("--target", str(folder), "-r", str(file))
     return InstallStep(
         f"the packages of {file.name}, in a folder of their own", ((*UV, *target), (*PIP, *target)), needed=False
@@ -98,7 +98,7 @@ def read_pinned_versions(file: Path) -> dict[str, str]:
 
 
 def trial_step(build: str) -> InstallStep:
-    """The last step: what is installed must work."""
+    """The last step: verifies that the installation works."""
     advice = "The next start makes .venv anew. If that ends here too: with a GPU, `--device cpu` may still work."
     cuda = next((known.cuda for known in BUILDS if known.name == build), "")
     device = ("cuda", cuda) if cuda else ("cpu",)
@@ -108,6 +108,6 @@ def trial_step(build: str) -> InstallStep:
 
 
 def starter_step() -> InstallStep:
-    """The embedded model, made ready once here, so that the first click does not wait for it."""
+    """Prepares the embedded starter model, so that the first run does not wait for it."""
     advice = "It is made at the first run instead."
     return InstallStep("starter model", ((PYTHON, "-P", "-m", "trainer_core", "starter"),), advice, needed=False)

@@ -1,4 +1,4 @@
-"""A Python of uv's own, with Python.h, for a system whose Python comes without."""
+"""Gets uv's own Python, with Python.h, for a system whose Python lacks it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from launcher.run_step import perform_step
 
 
 def fetch_python(version: str, base: str, place: str, uv: str | None = None) -> str:
-    """The path of uv's Python of this version, fetched where it is not there. `uv` is on the PATH, or `base` gets one.
+    """The path of uv's Python of this version, downloaded if missing. `uv` is on the PATH, or is installed with `base`.
 
     Raises:
-        SetupError: where uv or that Python cannot be had.
+        SetupError: uv or that Python is not available.
     """
     with tempfile.TemporaryDirectory() as folder:
         uv = uv or shutil.which("uv") or install_uv(base, Path(folder), place)
@@ -33,7 +33,7 @@ def fetch_python(version: str, base: str, place: str, uv: str | None = None) -> 
 
 
 def install_uv(base: str, folder: Path, place: str) -> str:
-    """uv in an environment of its own, which goes when the Python is there."""
+    """Install uv in a temporary environment."""
     scripts = folder / ("Scripts" if WINDOWS else "bin")
     pip = (str(scripts / "python"), "-m", "pip", "install", "--disable-pip-version-check", "--no-deps", INSTALLER)
     perform_step(InstallStep("an environment for uv", ((base, "-m", "venv", str(folder)),)), place, os.environ)

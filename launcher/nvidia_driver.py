@@ -1,6 +1,6 @@
-"""What the NVIDIA driver says of itself and of its cards, by NVML, which comes with it.
+"""Queries the NVIDIA driver and its cards through NVML, which is part of it.
 
-It is asked through ctypes, because nothing is installed yet; once .venv exists, trainer_core/system/hardware.py asks it with
+Uses ctypes, because nothing is installed yet; once .venv exists, trainer_core/system/hardware.py uses
 nvidia-ml-py.
 """
 
@@ -15,9 +15,9 @@ from launcher.paths import WINDOWS
 
 @dataclass(frozen=True)
 class DriverGpu:
-    """A card, or a MIG slice of one. `unusable` says why CUDA cannot run on it whatever the driver, or nothing.
+    """A card, or a MIG slice of one. `unusable`: why CUDA cannot run on it with any driver, or empty.
 
-    free_bytes, total_bytes: 0 where the driver does not say.
+    free_bytes, total_bytes: 0 if the driver does not report them.
     """
 
     name: str
@@ -31,7 +31,7 @@ class DriverGpu:
 
 @dataclass(frozen=True)
 class NvidiaDriver:
-    """What NVML says. `error` is its own code, 0 when it answered; `cuda` is the newest CUDA it runs, 13.0 as 13000."""
+    """NVML's answers. `error`: NVML's code, 0 on success; `cuda`: the newest CUDA it supports, 13.0 as 13000."""
 
     error: int = 0
     version: str = ""
@@ -46,7 +46,7 @@ class NvmlMemory(ctypes.Structure):
 
 
 def read_driver() -> NvidiaDriver | None:
-    """None where no NVIDIA driver is installed. nvidia-smi need not be there."""
+    """None if no NVIDIA driver is installed. nvidia-smi is not needed."""
     for name in ["nvml.dll"] if WINDOWS else ["libnvidia-ml.so.1", "/usr/lib/wsl/lib/libnvidia-ml.so.1"]:
         with contextlib.suppress(OSError):
             return query_driver(ctypes.CDLL(name))
@@ -69,7 +69,7 @@ def query_driver(nvml: ctypes.CDLL) -> NvidiaDriver:
 
 
 def query_gpu(nvml: ctypes.CDLL, index: int) -> list[DriverGpu]:
-    """The card, or its MIG slices; nothing for one that is counted but does not answer, as if it fell off the bus."""
+    """The card, or its MIG slices; empty if it is counted but does not answer, as after falling off the bus."""
     handle, name = ctypes.c_void_p(), ctypes.create_string_buffer(96)
     major, minor = ctypes.c_int(), ctypes.c_int()
     error = (
@@ -102,7 +102,6 @@ def query_gpu(nvml: ctypes.CDLL, index: int) -> list[DriverGpu]:
 
 
 def mig_slice_uuids(nvml: ctypes.CDLL, card: ctypes.c_void_p) -> list[str]:
-    """UUIDs of the card's MIG slices."""
     count, found = ctypes.c_uint(), []
     nvml.nvmlDeviceGetMaxMigDeviceCount(card, ctypes.byref(count))
     for place in range(count.value):
@@ -113,6 +112,6 @@ def mig_slice_uuids(nvml: ctypes.CDLL, card: ctypes.c_void_p) -> list[str]:
 
 
 def device_uuid(nvml: ctypes.CDLL, device: ctypes.c_void_p) -> str:
-    """Empty where the driver does not say."""
+    """Empty if the driver does not report it."""
     text = ctypes.create_string_buffer(96)
     return "" if nvml.nvmlDeviceGetUUID(device, text, len(text)) else text.value.decode(errors="replace")

@@ -1,4 +1,4 @@
-"""Where the parts of an installation lie."""
+"""Paths of an installation."""
 
 import sys
 from pathlib import Path
@@ -12,8 +12,8 @@ REQUIREMENTS = {
     "cu130": ROOT / "requirements.txt",
     "cu126": ROOT / "requirements-cu126.txt",
 }
-"""By build of torch. The last has neither torch nor CUDA libraries: PyTorch's index alone knows them for CUDA 12.6."""
+"""By build of torch. The last file has neither torch nor CUDA libraries: only PyTorch's index knows them for CUDA 12.6."""
 TEST_REQUIREMENTS = ROOT / "requirements-test.txt"
 REHEARSAL_REQUIREMENTS = ROOT / "requirements-rehearsal.txt"
 REHEARSAL = VENV / "rehearsal"
-"""Triton for tests of the CUDA code on the processor: apart from site-packages, where `import unsloth` would find it."""
+"""Triton for tests of the CUDA code on the processor: outside of site-packages, where `import unsloth` would find it."""

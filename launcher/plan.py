@@ -1,4 +1,4 @@
-"""What a set-up is about to do, and why, before anything is downloaded."""
+"""What a set-up will do, and why, before any download."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ SIZES = {
     "cu130": "3 GB to download, 8 GB on disk",
     "cu126": "3 GB to download, 8 GB on disk",
 }
-"""By build of torch. The last is that of cu130; it was not measured."""
+"""By build of torch. The last value is that of cu130, not measured."""
 
 
 @dataclass(frozen=True)
 class SetupPlan:
-    """`python` makes .venv. With `fetch_python` uv brings another one of that version first, since this one lacks Python.h.
+    """`python` makes .venv. With `fetch_python`, uv first downloads another one of that version, because this one lacks Python.h.
 
-    card: what CUDA_VISIBLE_DEVICES holds in the trial; empty on the CPU.
+    card: CUDA_VISIBLE_DEVICES during the trial; empty on the CPU.
     """
 
     choice: DeviceChoice
@@ -43,10 +43,10 @@ def make_plan(
     ask_python: Callable[[str], compiler.PythonHeaders] = compiler.ask_python,
     count_cuda: Callable[[str], int] = cuda_support.count_cuda_cards,
 ) -> SetupPlan:
-    """The plan for this choice and this Python (its path, its version).
+    """The plan for this choice and this Python (path, version).
 
     Raises:
-        SetupError: where something is missing that set-up cannot bring: a compiler, a folder that can be written.
+        SetupError: something is missing that set-up cannot install: a compiler, a writable folder.
     """
     path, version = python
     lines = [
@@ -72,7 +72,7 @@ def is_header_missing(
     environ: Mapping[str, str],
     ask_python: Callable[[str], compiler.PythonHeaders] = compiler.ask_python,
 ) -> bool:
-    """True where Python.h alone is missing, which another Python brings; SetupError where there is no compiler."""
+    """Is only Python.h missing, which another Python provides? Raises SetupError if there is no compiler."""
     headers = ask_python(python)
     finding = compiler.check_build_tools(headers, environ)
     if "compiler" in finding.missing:
@@ -81,7 +81,7 @@ def is_header_missing(
 
 
 def check_kernel_folder(environ: Mapping[str, str]) -> None:
-    """Triton keeps what it builds in a folder of the user's; SetupError where that cannot be written."""
+    """Triton caches its builds in a user folder; raises SetupError if that is not writable."""
     home = Path(environ.get("TRITON_HOME") or Path.home())
     folder = Path(environ.get("TRITON_CACHE_DIR") or home / ".triton" / "cache")
     try:

@@ -1,4 +1,4 @@
-"""Runs a step of the set-up in sight of the user: its title, what the tool itself writes, how long it took or why it failed."""
+"""Runs a step of the set-up and shows its title, the tool's own output, and its duration or failure."""
 # ruff: noqa: T201
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from launcher.paths import ROOT, VENV
 
 
 def perform_step(step: InstallStep, place: str, env: Mapping[str, str]) -> bool:
-    """True where the step was done, False where it is not needed and cannot be.
+    """True if the step succeeded, False if it failed but is not needed.
 
     Raises:
-        SetupError: with every tool's end where no way of a needed step leads through.
+        SetupError: a needed step failed in every way, with each tool's error.
     """
     print(f"{place} {step.title}", flush=True)
     began = time.monotonic()
@@ -36,8 +36,8 @@ def perform_step(step: InstallStep, place: str, env: Mapping[str, str]) -> bool:
 
 
 def run_tool(command: tuple[str, ...], env: Mapping[str, str]) -> str:
-    """How the tool failed; empty where it did not. Its words go straight to the terminal."""
-    folder = VENV if VENV.is_dir() else ROOT  # what unsloth writes where it stands must not lie in the project
+    """How the tool failed; empty if it did not. Its output goes straight to the terminal."""
+    folder = VENV if VENV.is_dir() else ROOT  # unsloth writes into the working folder, which must not be the project
     try:
         status = subprocess.run(command, env=env, cwd=folder, stdin=subprocess.DEVNULL).returncode
     except OSError as error:
@@ -46,7 +46,7 @@ def run_tool(command: tuple[str, ...], env: Mapping[str, str]) -> str:
 
 
 def format_elapsed(began: float) -> str:
-    """Minutes and seconds since `began`, a time.monotonic() reading."""
+    """Minutes and seconds since `began`, a time.monotonic() value."""
     minutes, seconds = divmod(int(time.monotonic() - began), 60)
     return f"{minutes}:{seconds:02}"
 

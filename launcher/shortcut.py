@@ -1,4 +1,4 @@
-"""A starter to double-click, with an icon, for each system. Each opens a terminal, in which the app runs and can be ended."""
+"""A shortcut with an icon for each system. It opens a terminal, in which the app runs and can be ended."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ $link.IconLocation = $env:TUNEBENCH_ICON
 $link.Save()
 Write-Output $link.FullName
 """
-"""What a path may hold goes in through variables, where nothing is quoted."""
+"""Paths are passed as variables, so that no quoting is needed."""
 
 RunCommand = Any
-"""subprocess.run, or what stands for it."""
+"""subprocess.run, or a replacement."""
 
 
 def make_shortcut(
@@ -40,10 +40,10 @@ def make_shortcut(
     python: str = sys.executable,
     run: RunCommand = subprocess.run,
 ) -> list[Path]:
-    """Write the starters and return where they lie. `platform` is sys.platform's word.
+    """Create the shortcuts and return their paths. `platform` is sys.platform.
 
     Raises:
-        SetupError: where this system offers no place for one.
+        SetupError: this system has no place for one.
     """
     home = home or Path.home()
     try:
@@ -60,7 +60,7 @@ def make_shortcut(
 
 
 def write_program(file: Path, text: str) -> Path:
-    """Executable, as file managers ask of what they start."""
+    """Write an executable file, as file managers require."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text, encoding="utf-8")
     file.chmod(0o755)
@@ -84,7 +84,7 @@ def desktop_entry(python: str) -> str:
 
 
 def exec_argument(word: str) -> str:
-    """One argument of Exec: quoted as a shell would, then as a string of the file, with % doubled."""
+    """One argument of Exec: quoted for a shell, then as a string of the file, with % doubled."""
     quoted = "".join("\\" + letter if letter in '"`$\\' else letter for letter in word)
     return entry_string(f'"{quoted}"').replace("%", "%%")
 
@@ -94,7 +94,7 @@ def entry_string(text: str) -> str:
 
 
 def linux_desktop(home: Path, environ: Mapping[str, str], run: RunCommand) -> Path | None:
-    """The desktop's folder, whatever it is called in the user's language; None where there is none."""
+    """The desktop folder, whose name depends on the user's language; None if there is none."""
     try:
         answer = run(
             ["xdg-user-dir", "DESKTOP"], env={**environ, "HOME": str(home)}, capture_output=True, timeout=SECONDS
@@ -102,7 +102,7 @@ def linux_desktop(home: Path, environ: Mapping[str, str], run: RunCommand) -> Pa
         named = Path(answer.stdout.decode("utf-8", "replace").strip() or home)
     except (OSError, subprocess.SubprocessError):
         named = home / "Desktop"
-    return named if named.is_dir() and named != home else None  # the home itself is the answer where there is none
+    return named if named.is_dir() and named != home else None  # the answer is the home folder if there is none
 
 
 def mac_command(python: str) -> str:
@@ -110,7 +110,7 @@ def mac_command(python: str) -> str:
 
 
 def windows_link(python: str, environ: Mapping[str, str], run: RunCommand) -> Path:
-    """Tunebench.lnk on the desktop, wherever Windows keeps that; `cmd` holds the window where the start fails."""
+    """Create Tunebench.lnk on Windows' desktop; `cmd` keeps the window open if the start fails."""
     values = {
         "TUNEBENCH_ARGUMENTS": f'/c ""{python}" "{LAUNCH}" || pause"',
         "TUNEBENCH_ROOT": str(ROOT),

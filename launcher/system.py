@@ -1,4 +1,4 @@
-"""The operating system: which distribution, and the one command by which it installs what is missing."""
+"""The operating system: its distribution, and the one command that installs what is missing."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 OS_RELEASE = (Path("/etc/os-release"), Path("/usr/lib/os-release"))
-"""freedesktop.org, os-release(5): the second is read where the first is missing."""
+"""freedesktop.org, os-release(5): the second file is used if the first is missing."""
 FAMILIES = ("ubuntu", "debian", "fedora", "rhel", "arch", "suse", "opensuse")
-"""ID or ID_LIKE of os-release that we know commands for; a derivative names its parent, the nearest first."""
+"""ID or ID_LIKE of os-release with known commands; a derivative lists its parents, nearest first."""
 NVIDIA_DRIVERS = "https://www.nvidia.com/drivers"
 
 
 @dataclass(frozen=True)
 class System:
-    """`platform` is sys.platform's word; `family` one of FAMILIES or empty; `title` is the system's own name."""
+    """`platform` is sys.platform; `family` one of FAMILIES or empty; `title` the system's own name."""
 
     platform: str = "linux"
     family: str = ""
@@ -42,7 +42,7 @@ def read_system(files: Iterable[Path] = OS_RELEASE) -> System:
 
 
 def read_os_release(files: Iterable[Path]) -> dict[str, str]:
-    """The assignments of the first file that is there; values may stand in shell quotes."""
+    """The assignments of the first existing file; values may be in shell quotes."""
     for file in files:
         try:
             text = file.read_text(encoding="utf-8", errors="replace")
@@ -58,20 +58,20 @@ def parse_assignment(line: str) -> tuple[str, str]:
     name, _, value = line.partition("=")
     try:
         return name.strip(), " ".join(shlex.split(value))
-    except ValueError:  # an open quote
+    except ValueError:  # an unclosed quote
         return name.strip(), value.strip("\"' ")
 
 
 def install_command(system: System, missing: Iterable[str], version: str, stock: bool) -> str:
-    """The one command that installs "compiler", "header" (Python.h) and "venv"; empty where we know none.
+    """The one command that installs "compiler", "header" (Python.h) and "venv"; empty if unknown.
 
     Args:
-        version: of the Python they are for, "3.12".
-        stock: whether that Python is the system's own python3, whose packages Fedora calls python3-devel.
+        version: of the Python that needs them, "3.12".
+            stock: is it the system's own python3, whose packages Fedora calls python3-devel?
     """
     wanted, number = set(missing), version if not stock else "3"
     if system.family in ("ubuntu", "debian"):
-        compiler = "gcc" if "header" in wanted else "gcc libc6-dev"  # python3-dev brings libc6-dev
+        compiler = "gcc" if "header" in wanted else "gcc libc6-dev"  # python3-dev installs libc6-dev
         names = {"compiler": compiler, "header": f"python{version}-dev", "venv": f"python{version}-venv"}
         tool = "apt install"
     elif system.family in ("fedora", "rhel"):
@@ -88,7 +88,7 @@ def install_command(system: System, missing: Iterable[str], version: str, stock:
 
 
 def driver_advice(system: System) -> str:
-    """How the NVIDIA driver is updated here: one command, or one place."""
+    """How to update the NVIDIA driver here: one command, or one link."""
     if system.wsl:
         return f"Update the NVIDIA driver in Windows ({NVIDIA_DRIVERS}), then `wsl --shutdown`; Linux uses that one."
     commands = {

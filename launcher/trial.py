@@ -1,9 +1,9 @@
-"""The set-up's last step, run by .venv's Python: what is installed must work on this device.
+"""The last step of set-up, run by .venv's Python: checks that the installation works on this device.
 
     python -P launcher/trial.py cpu
-    python -P launcher/trial.py cuda 13.0        the CUDA that torch must be built for
+    python -P launcher/trial.py cuda 13.0        the CUDA version that torch must be built for
 
-A card must multiply, launch a Triton kernel and run what torch.compile makes of one: training does all three.
+A card must multiply, launch a Triton kernel and run the output of torch.compile: training needs all three.
 """
 # ruff: noqa: T201
 
@@ -20,14 +20,14 @@ from launcher.system import read_system
 
 
 class TrialError(Exception):
-    """Something that is installed does not work; the text says what, and what to do."""
+    """An installed package does not work; the text says which, and what to do."""
 
 
 def main(device: str, cuda: str = "") -> str:
-    """What works.
+    """Run the trial and describe what works.
 
     Raises:
-        TrialError: with a sentence where something does not.
+        TrialError: something does not work.
     """
     unsloth, torch = import_libraries()
     built = torch.version.cuda
@@ -47,7 +47,7 @@ def main(device: str, cuda: str = "") -> str:
 
 
 def import_libraries() -> tuple[ModuleType, ModuleType]:
-    """unsloth and torch, in the order that unsloth asks for."""
+    """unsloth and torch, in the order that unsloth requires."""
     try:
         import unsloth
     except Exception as error:
@@ -69,23 +69,23 @@ def check_product(torch: ModuleType, device: str) -> None:
 
 
 def check_kernel(what: str, tolerance: float, error_of: Callable[[], float]) -> None:
-    """Run a trial kernel; TrialError where it fails or differs from torch's own result by more than `tolerance`."""
+    """Run a trial kernel; raises TrialError if it fails or differs from torch's result by more than `tolerance`."""
     try:
         difference = error_of()
     except Exception as error:
         raise TrialError(describe_failure(what, error)) from error
-    if not difference <= tolerance:  # NaN is wrong as well
+    if not difference <= tolerance:  # also rejects NaN
         raise TrialError(f"{what} is wrong: an RMS norm differs by {difference:.3g}, allowed is {tolerance:g}.")
 
 
 def describe_failure(what: str, error: Exception) -> str:
-    """The failure, and what to do where we can see what is missing."""
+    """The failure, and what to do if a missing tool explains it."""
     lines = str(error).strip().splitlines() or [""]
     return f"{what} failed: {type(error).__name__}: {lines[-1]}\n{missing_tools()}".strip()
 
 
 def missing_tools() -> str:
-    """What Triton lacks to build C with the Python that runs this; empty where nothing is, and on Windows."""
+    """What Triton lacks to build C with the running Python; empty if nothing, and on Windows."""
     if sys.platform == "win32":
         return ""
     headers = compiler.ask_python(sys.executable)

@@ -1,4 +1,4 @@
-"""What the trial runs on a card: an RMS norm, once as a Triton kernel and once compiled by torch, forward and backward."""
+"""Kernels of the trial on a card: an RMS norm in Triton and one compiled by torch, forward and backward."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import triton.language as tl
 ROWS = COLUMNS = 64
 EPSILON = 1e-6
 TOLERANCE = 1e-3
-"""Both sides compute in float32; sums of 64 terms differ by their order only."""
+"""Both sides compute in float32; sums of 64 terms differ only by their order."""
 
 
 @triton.jit
@@ -31,7 +31,7 @@ def make_inputs(device: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def kernel_error(device: str) -> float:
-    """Launch the kernel; the largest difference from torch's own result."""
+    """Launch the kernel; returns the largest difference from torch's result."""
     x, weight = make_inputs(device)
     y = torch.empty_like(x)
     rms_norm_kernel[(ROWS,)](x, weight, y, COLUMNS, EPSILON)
@@ -39,7 +39,7 @@ def kernel_error(device: str) -> float:
 
 
 def measure_compile_error(device: str) -> float:
-    """Compile forward and backward; the largest difference of value and gradients from torch's own."""
+    """Compile forward and backward; returns the largest difference of value and gradients from torch's."""
     plain, compiled = compute_gradients(rms_norm, device), compute_gradients(torch.compile(rms_norm), device)
     return max(float((ours - theirs).abs().max()) for ours, theirs in zip(compiled, plain, strict=True))
 

@@ -1,4 +1,4 @@
-"""A newer Tunebench by one command, from the repository this folder was cloned from. The workspace is not in git and stays."""
+"""Updates Tunebench from the repository that this folder was cloned from. The workspace is not in git and stays."""
 # ruff: noqa: T201
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from launcher.paths import ROOT
 
 SECONDS = 600
 MAX_SHOWN = 5
-"""Changed files that are named."""
+"""Changed files that are listed."""
 
 
 def pull_update(root: Path = ROOT, git: str = "git") -> bool:
-    """Fast-forward to the upstream branch. False where there is nothing newer.
+    """Fast-forward to the upstream branch. False if there is nothing newer.
 
     Raises:
-        SetupError: it is no checkout, has changes or no upstream, or both sides have commits; nothing is changed then.
+        SetupError: not a checkout, has changes or no upstream, or both sides have commits; nothing has changed.
     """
     refuse_unless_own_checkout(root, git)
     changed = run_git(root, git, "diff", "--name-only", "HEAD").splitlines()
@@ -51,7 +51,7 @@ def pull_update(root: Path = ROOT, git: str = "git") -> bool:
 
 
 def refuse_unless_own_checkout(root: Path, git: str) -> None:
-    """A folder within somebody's repository is not ours to pull."""
+    """Refuse a folder inside another repository, which must not be pulled."""
     try:
         top = run_git(root, git, "rev-parse", "--show-toplevel")
     except SetupError as error:
@@ -61,7 +61,7 @@ def refuse_unless_own_checkout(root: Path, git: str) -> None:
 
 
 def run_git(root: Path, git: str, *words: str) -> str:
-    """What git answers. SetupError with its last words where it refuses; it never waits for a password."""
+    """Output of git. Raises SetupError with git's last lines if it fails; never waits for a password."""
     environ = {**os.environ, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
     try:
         done = subprocess.run(

@@ -1,7 +1,7 @@
-"""When .venv is finished, and what to do when it is not.
+"""Decides whether .venv is complete, and completes it.
 
-.venv/tunebench.json says what .venv is, and that it is ready is written last: a set-up that was cut short is continued
-by the next start, and a .venv made from other requirement files or by an older launcher is made anew.
+.venv/tunebench.json describes .venv, and is marked ready last: the next start resumes an interrupted set-up,
+and rebuilds a .venv made from other requirement files or by an older launcher.
 """
 # ruff: noqa: T201
 
@@ -39,19 +39,19 @@ from launcher.system import System, read_system
 
 STAMP = VENV / "tunebench.json"
 LAUNCHER = 1
-"""Raised when launcher/ fills .venv differently, so that every .venv is made anew once."""
+"""Increased when launcher/ fills .venv differently, so that every .venv is rebuilt once."""
 TRIAL_NAME = "kernels"
-"""Changed when the trial on a card tries more: a CUDA .venv that has not passed it passes it first."""
+"""Changed when the trial on a card covers more: a CUDA .venv must pass the new trial once."""
 PYTHONS = ((3, 13), (3, 12), (3, 11))
-"""Every pinned package has a wheel for these on Linux, Windows and Apple silicon."""
+"""Python versions for which every pinned package has a wheel on Linux, Windows and Apple silicon."""
 
 
 @dataclass(frozen=True)
 class VenvStamp:
-    """What .venv is, or is becoming. `closure` and `tests` are fingerprints of the requirement files in it.
+    """Description of a .venv, complete or not. `closure` and `tests`: fingerprints of its requirement files.
 
     build: of torch, a key of REQUIREMENTS.
-    trial: which trial it has passed.
+    trial: the trial it has passed.
     """
 
     device: str
@@ -64,11 +64,11 @@ class VenvStamp:
 
 
 def ensure_venv(asked: str) -> VenvStamp:
-    """The stamp of a .venv that is ready for `asked` (auto, cpu, cuda). One small hash where there is one already."""
+    """The stamp of a .venv that is ready for `asked` (auto, cpu, cuda). Costs one small hash if it already is."""
     if (found := read_stamp()) and is_finished(found, asked) and not is_outgrown(found, asked):
         return found
     with setup_lock():
-        found = read_stamp()  # another launcher may have finished it meanwhile
+        found = read_stamp()  # another launcher may have completed it meanwhile
         if found and is_finished(found, asked) and not is_outgrown(found, asked):
             return found
         return set_up_venv(asked, found)
@@ -81,7 +81,7 @@ def is_finished(found: VenvStamp, asked: str, python: Path = VENV_PYTHON) -> boo
 
 
 def is_outgrown(found: VenvStamp, asked: str, read_driver: Callable[[], NvidiaDriver | None] = read_driver) -> bool:
-    """CUDA is asked for by name, and the driver now runs a better build than the one in .venv, or no longer that one."""
+    """Is CUDA required, and does the driver now support a better build than .venv's, or no longer .venv's?"""
     if asked != "cuda" or found.device != "cuda":
         return False
     return (
@@ -120,20 +120,20 @@ def set_up_venv(
             perform_step(step, f"[{number}/{len(parts) + 1}]", venv_environment(goal, plan.card))
         except SetupError:
             if step.title.startswith("trial"):
-                STAMP.unlink()  # all is installed and does not work: the next start must not build on it
+                STAMP.unlink()  # the next start must not build on an installation that does not work
             raise
     return write_stamp(replace(goal, ready=True, trial=TRIAL_NAME))
 
 
 def is_sound(python: Path, plan: SetupPlan) -> bool:
-    """Is .venv's Python there, with Python.h where the plan is to fetch one for that?"""
+    """Does .venv's Python exist, with Python.h if the plan fetches one for it?"""
     if not python.exists() or not plan.fetch_python:
         return python.exists()
     return "header" not in compiler.check_build_tools(compiler.ask_python(str(python))).missing
 
 
 def python_with_headers(plan: SetupPlan, system: System) -> str:
-    """The Python to make .venv with: uv's where Python.h is missing. SetupError says what to install if that cannot be had."""
+    """The Python to make .venv with: uv's if Python.h is missing. SetupError says what to install if that is not available."""
     if not plan.fetch_python:
         return plan.python
     try:
@@ -145,7 +145,7 @@ def python_with_headers(plan: SetupPlan, system: System) -> str:
 
 
 def add_test_tools(stamp: VenvStamp, system: tuple[str, str] = (sys.platform, platform.machine())) -> None:
-    """What tests need on top. `system` is sys.platform and the machine's name: Triton's wheel is for Linux on x86-64."""
+    """Packages for tests. `system`: sys.platform and machine name, because Triton's wheel is for Linux on x86-64."""
     wanted = file_fingerprint(TEST_REQUIREMENTS, stamp.closure)
     if stamp.tests != wanted:
         with setup_lock():
@@ -156,7 +156,7 @@ def add_test_tools(stamp: VenvStamp, system: tuple[str, str] = (sys.platform, pl
 
 
 def add_rehearsal(stamp: VenvStamp, folder: Path) -> bool:
-    """Fill `folder` from requirements-rehearsal.txt unless it is. False where that cannot be had: its tests are skipped."""
+    """Fill `folder` from requirements-rehearsal.txt if needed. False if that fails: its tests are skipped."""
     wanted, mark = file_fingerprint(REHEARSAL_REQUIREMENTS, stamp.python), folder / "tunebench.txt"
     if mark.is_file() and mark.read_text(encoding="utf-8") == wanted:
         return True
@@ -174,9 +174,9 @@ def add_rehearsal(stamp: VenvStamp, folder: Path) -> bool:
 
 
 def venv_environment(stamp: VenvStamp, card: str = "") -> dict[str, str]:
-    """For all that runs in .venv: our modules on the path, UTF-8, no telemetry, no GPU where torch cannot use one.
+    """Environment for everything in .venv: our modules on the path, UTF-8, no telemetry, no GPU if torch cannot use one.
 
-    `card` is the one that CUDA shall see; without it CUDA sees what it saw.
+    `card`: the only one visible to CUDA; if empty, CUDA's visible cards are unchanged.
     """
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     ours = {"PYTHONPATH": path, "PYTHONUTF8": "1", "TUNEBENCH_DEVICE": stamp.device}
@@ -196,7 +196,7 @@ def file_fingerprint(file: Path, *words: str) -> str:
 
 
 def read_stamp(file: Path = STAMP) -> VenvStamp | None:
-    """None where there is no .venv, or one that this launcher cannot have made."""
+    """None if there is no .venv, or if this launcher cannot have made it."""
     try:
         facts = dict(json.loads(file.read_text(encoding="utf-8")))
         facts.setdefault("build", "cpu" if facts["device"] == "cpu" else "cu130")  # an earlier launcher wrote none
@@ -221,7 +221,7 @@ def current_python_version() -> tuple[int, int]:
 def choose_python(
     version: tuple[int, int], executable: str, others: Callable[[], Mapping[tuple[int, int], str]]
 ) -> tuple[str, str]:
-    """The Python to make .venv with, and its version: the running one if it fits, else the newest that was found."""
+    """The Python to make .venv with, and its version: the running one if suitable, else the newest found."""
     if version in PYTHONS:
         return executable, cuda_support.format_version(version)
     for found, path in sorted(others().items(), reverse=True):
@@ -233,7 +233,7 @@ def choose_python(
 
 
 def find_pythons() -> dict[tuple[int, int], str]:
-    """Pythons that fit. A name on the PATH may be a shim with nothing behind it, so each is asked where it lies."""
+    """Suitable Pythons. A name on the PATH may be a dead shim, so each is asked for its real path."""
     found = {}
     for version in PYTHONS:
         name = cuda_support.format_version(version)
@@ -248,7 +248,7 @@ def find_pythons() -> dict[tuple[int, int], str]:
 
 
 def refuse_while_running(refused: str = ".venv must be made anew") -> None:
-    """A training run outlives the app and still loads modules: they must not go. For .venv Windows refuses by itself."""
+    """Refuse while a training run, which outlives the app, still loads modules from .venv. Windows itself protects .venv."""
     if not VENV.exists() or WINDOWS or not shutil.which("ps"):
         return
     table = subprocess.run(["ps", "-A", "-ww", "-o", "pid=,args="], capture_output=True, text=True, errors="replace")
@@ -262,12 +262,12 @@ def refuse_while_running(refused: str = ".venv must be made anew") -> None:
 
 @contextlib.contextmanager
 def setup_lock(folder: Path | None = None) -> Iterator[None]:
-    """One set-up of this folder at a time. The operating system frees the lock of one that died."""
+    """One set-up of this folder at a time. The operating system releases the lock of a dead process."""
     name = f"tunebench-{hashlib.sha256(str(ROOT).encode()).hexdigest()[:16]}.lock"
     path = (folder or temporary_folder()) / name
     try:
         file = path.open("a", encoding="utf-8")
-    except OSError as error:  # as where another user of this computer set up this folder
+    except OSError as error:  # for example if another user of this computer set up this folder
         raise SetupError(
             f"{path} cannot be opened ({error.strerror}). Delete it, or set TMPDIR to a folder of yours."
         ) from None

@@ -1,4 +1,4 @@
-"""Which Tunebench this is. The number stands in pyproject.toml and nowhere else."""
+"""Tunebench's version. The number is in pyproject.toml only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ GIT_SECONDS = 10
 
 
 def read_version(root: Path = ROOT) -> str:
-    """The version, "0.1.0"; read by a pattern, for a Python before 3.11 reads no TOML."""
+    """The version, "0.1.0"; found by a pattern, because Python before 3.11 cannot read TOML."""
     try:
         text = (root / "pyproject.toml").read_text(encoding="utf-8")
     except OSError:
@@ -22,7 +22,7 @@ def read_version(root: Path = ROOT) -> str:
 
 
 def read_commit(root: Path = ROOT, git: str = "git") -> str:
-    """The commit that is checked out, shortened; empty where this is no git checkout of its own."""
+    """The checked-out commit, abbreviated; empty if this is not a git checkout of its own."""
     try:
         answer = subprocess.run(
             [git, "-C", str(root), "rev-parse", "--show-toplevel", "--short", "HEAD"],

@@ -1,1 +1,1 @@
-"""The page: Gradio and what is drawn in the browser. Nothing but app.py imports this package."""
+"""The page: Gradio, and what the browser draws. Only app.py imports this package."""

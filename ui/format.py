@@ -12,7 +12,7 @@ STAGE_LABELS = {key: method.title for key, method in METHODS.items()}
 
 
 def run_title(recipe: Recipe | None, run_id: str) -> str:
-    """What a run is called in lists: its name, or its model and method."""
+    """A run's title in lists: its name, or its model and method."""
     if recipe is None:
         return run_id
     return recipe.name or f"{model_name(recipe.model)} · {method_label(recipe)}"

@@ -32,11 +32,11 @@ from trainer_core.system import app_secret, hardware
 from trainer_core.texts import Text
 
 MIN_CARD_GIB, MAX_CARD_GIB = 1, 1024
-"""Sizes of a card to plan for."""
+"""Card sizes to plan for, in GiB."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """0 when the command did what it says; 1 with one sentence on stderr when the user can mend it."""
+    """Returns 0 on success; 1, with a sentence on stderr, for an error the user can fix."""
     terminal.prepare_streams()
     args = build_cli_parser().parse_args(argv)
     return terminal.run_command(lambda: args.run(args))
@@ -153,10 +153,10 @@ def run_stop(args: argparse.Namespace) -> int:
 
 
 def find_run_id(supervisor: Supervisor, name: str) -> str:
-    """The id of a run by its name on the command line.
+    """The id of a run from its name on the command line.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: there is no such run.
     """
     ids = [view.id for view in supervisor.registry.run_states]
     if not ids or (name != "last" and name not in ids):
@@ -201,14 +201,14 @@ def run_plan(args: argparse.Namespace) -> int:
 
 
 def resolve_target_machine(args: argparse.Namespace, workspace: Workspace) -> TargetMachine:
-    """This machine as it is now, or an empty card of the size asked for.
+    """This machine now, or an empty card of the given size.
 
     Raises:
-        ConfigError: there is no card of that size.
+        ConfigError: the card size is out of range.
     """
     machine, disk = hardware.detect_machine(), disk_free(workspace)
     if args.vram is not None:
-        if not MIN_CARD_GIB <= args.vram <= MAX_CARD_GIB:  # nor nan
+        if not MIN_CARD_GIB <= args.vram <= MAX_CARD_GIB:  # rejects NaN too
             raise ConfigError("cli.card_size", least=MIN_CARD_GIB, most=MAX_CARD_GIB, size=args.vram)
         return TargetMachine.empty_card(args.vram, machine, disk)
     return TargetMachine.current_machine(machine, disk_free=disk, use_card=args.device != "cpu")

@@ -1,4 +1,4 @@
-"""The main job without a page: SFT, DPO on top of it, scores on held-out pairs, and three answers per lane."""
+"""The main workflow without a page: SFT, then DPO, scores on held-out pairs, and three answers per lane."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ SCORE_SECONDS = 1800.0
 
 
 def train_and_compare(supervisor: Supervisor, recipe: Recipe) -> None:
-    """Run it and print the table and the answers.
+    """Run the demo and print the table and the answers.
 
     Raises:
-        TrainingError: the run failed, a number is not finite, or the step-0 proof did not hold.
+        TrainingError: the run failed, a number is not finite, or the step-0 proof failed.
     """
     run_id = supervisor.control.start(recipe)
     terminal.print_line(f"Run {run_id}")
@@ -39,7 +39,7 @@ def train_and_compare(supervisor: Supervisor, recipe: Recipe) -> None:
 
 
 def print_comparison(supervisor: Supervisor, run_id: str, asked: Sequence[str]) -> None:
-    """Print how the base and every adapter of a run do on its held-out pairs, and what they answer.
+    """Print scores of the base and all adapters of a run on its held-out pairs, and their answers.
 
     Raises:
         TrainingError: the compare worker failed, or a score is not finite.
@@ -61,10 +61,10 @@ def print_comparison(supervisor: Supervisor, run_id: str, asked: Sequence[str]) 
 
 
 def check_training(view: RunState) -> None:
-    """Every loss is finite, and DPO started at its reference.
+    """Check that every loss is finite and that DPO started at its reference.
 
     Raises:
-        TrainingError: naming the step.
+        TrainingError: names the step.
     """
     for point in view.points:
         if not math.isfinite(point.loss):
@@ -74,10 +74,10 @@ def check_training(view: RunState) -> None:
 
 
 def wait_for_scores(comparison: CompareSession, pairs: Path) -> ScoresReady:
-    """The scores of all lanes, which also lie beside the pairs as scores.json.
+    """The scores of all lanes, also written to scores.json beside the pairs.
 
     Raises:
-        TrainingError: the lanes could not be scored.
+        TrainingError: scoring failed.
     """
     before = comparison.state.detail
     comparison.send(score_request(pairs))
@@ -92,10 +92,10 @@ def wait_for_scores(comparison: CompareSession, pairs: Path) -> ScoresReady:
 
 
 def wait_for_answers(comparison: CompareSession, prompt: str) -> PromptAnswers:
-    """What every lane says to a prompt.
+    """Every lane's answer to a prompt.
 
     Raises:
-        TrainingError: the lanes refuse it, such as one that is too long for the model, or they failed.
+        TrainingError: the lanes failed or refused the prompt, for example because it is too long for the model.
     """
     user = ChatMessage(role="user", content=prompt)
     request = GenerateRequest(id=new_ask_id(), messages=(user,), sampling=DEMO_SAMPLING)
@@ -108,10 +108,10 @@ def wait_for_answers(comparison: CompareSession, prompt: str) -> PromptAnswers:
 
 
 def wait_for_comparison(comparison: CompareSession, until: Callable[[RunState], bool], seconds: float) -> RunState:
-    """The comparison's state once it is as wanted.
+    """Wait until the comparison's state satisfies `until`.
 
     Raises:
-        TrainingError: the worker failed, or the time is over.
+        TrainingError: the worker failed, or the time is up.
     """
     in_time = any(until(state) or not state.phase.is_active for state in comparison.states(seconds))
     return checked_state(comparison, in_time, seconds)

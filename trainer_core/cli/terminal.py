@@ -34,9 +34,9 @@ from trainer_core.texts import Text
 REFRESH_SECONDS = 0.3
 PIPE_CLOSED, INTERRUPTED = 141, 130
 USER_PATH_ERRORS = (errno.ENAMETOOLONG, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENOSPC)
-"""What the system says of a path that its user chose."""
+"""System errors about a path that the user chose."""
 ASCII_SIGNS = {"←": "<-", "→": "->", "…": "...", "✓": "+", "✗": "x", "■": "#", "–": "-", "—": "-", "·": "-"}
-"""Our own signs as ASCII has them."""
+"""ASCII replacements for the signs that we print."""
 STOP_MESSAGES = {"stop": Text("cli.stopping"), "end": Text("cli.ending")}
 
 
@@ -46,14 +46,14 @@ def print_line(text: str = "") -> None:
 
 
 def print_error(text: str) -> None:
-    """One sentence on stderr; where nobody hears it, the exit code alone tells."""
+    """One sentence on stderr; if that is closed, only the exit code reports the error."""
     with contextlib.suppress(OSError):
         sys.stderr.write(text + "\n")
         sys.stderr.flush()
 
 
 def print_json(value: Any) -> None:
-    """A value as JSON, in ASCII where the output has no letters beyond."""
+    """A value as JSON, in ASCII if the output's encoding is not Unicode."""
     text = orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()
     encoding = sys.stdout.encoding or "utf-8"
     wide = codecs.lookup(encoding).name.startswith("utf")
@@ -61,8 +61,8 @@ def print_json(value: Any) -> None:
 
 
 def run_command(run: Callable[[], int]) -> int:
-    """Run a command. What its user can mend becomes one sentence on stderr and 1; a reader that closed the pipe, as `head`
-    does, 141, and Ctrl-C 130, as shells have them."""
+    """Run a command. An error the user can fix becomes a sentence on stderr and exit code 1; a closed pipe, as with `head`,
+    gives 141, and Ctrl-C 130, as in shells."""
     try:
         return run()
     except UserError as error:
@@ -70,7 +70,7 @@ def run_command(run: Callable[[], int]) -> int:
         return 1
     except BrokenPipeError:
         with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains of the pipe at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python reports the broken pipe at exit
         return PIPE_CLOSED
     except OSError as error:
         if error.errno not in USER_PATH_ERRORS or error.filename is None:
@@ -82,18 +82,18 @@ def run_command(run: Callable[[], int]) -> int:
 
 
 def shorten_text(text: str) -> str:
-    """A long name or prompt by its beginning and its end."""
+    """The beginning and end of a long name or prompt."""
     return text if len(text) <= 200 else f"{text[:100]} … {text[-60:]}"
 
 
 def prepare_streams() -> None:
-    """Let stdout and stderr take every letter: what their encoding lacks is written in ASCII. Streams that are closed lead
-    nowhere; else the next file or pipe that is opened would get their number."""
+    """Make stdout and stderr accept every character: those outside their encoding are replaced with ASCII. Closed streams are
+    opened on devnull; otherwise the next opened file or pipe would get their number."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it takes the lowest number that is free
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # gets the lowest free number
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     codecs.register_error("tunebench", ascii_replacement)
@@ -103,7 +103,7 @@ def prepare_streams() -> None:
 
 
 def ascii_replacement(error: UnicodeError) -> tuple[str, int]:
-    """What to write for letters that cannot be written: signs of our own as ASCII has them, any other by its number."""
+    """Replacement for characters that cannot be encoded: our own signs in ASCII, others as escapes."""
     assert isinstance(error, UnicodeEncodeError)
     lost = error.object[error.start : error.end]
     return "".join(ASCII_SIGNS.get(letter) or ascii(letter)[1:-1] for letter in lost), error.end
@@ -111,7 +111,7 @@ def ascii_replacement(error: UnicodeError) -> tuple[str, int]:
 
 @contextmanager
 def progress_bar() -> Iterator[Callable[[ReadProgress], None]]:
-    """A line on stderr with how far the reading of a file is and the time left; nothing where nobody looks at it."""
+    """Progress and time left of reading a file, as a line on stderr; silent if stderr is not a terminal."""
     with tqdm(unit="B", unit_scale=True, disable=None, leave=False, file=sys.stderr) as line:
         shown = ""
 
@@ -129,10 +129,7 @@ def progress_bar() -> Iterator[Callable[[ReadProgress], None]]:
 
 
 def follow_run(supervisor: Supervisor, run_id: str) -> RunState:
-    """Print a run until its last word; Ctrl-C asks it to stop and keep what it has learned, a second one ends it at once.
-
-    Returns the last view.
-    """
+    """Print a run until its final event, and return its last state. Ctrl-C stops it and saves; a second one kills it."""
     seen, deeds = RunState(run_id), iter((supervisor.control.stop, supervisor.control.kill))
     while True:
         try:
@@ -151,7 +148,7 @@ def follow_run(supervisor: Supervisor, run_id: str) -> RunState:
 
 
 def describe_changes(before: RunState, now: RunState) -> Iterator[str]:
-    """What happened between two looks at a run, a line each."""
+    """Changes between two states of a run, a line each."""
     yield from map(str, now.notes[len(before.notes) :])
     for change in now.changes[len(before.changes) :]:
         yield f"{change.what}: {change.used} instead of {change.asked} ({change.why})"
@@ -170,7 +167,7 @@ def describe_changes(before: RunState, now: RunState) -> Iterator[str]:
 
 
 def reference_check_line(proof: ReferenceCheck) -> str:
-    """The proof in one line: what was measured, what it must be, and against which reference."""
+    """The step-0 proof in one line: measured and expected values, and the reference."""
     expected = "depends on the data" if proof.expected_loss is None else f"{proof.expected_loss:.4f}"
     verdict = "holds" if proof.holds else "DOES NOT HOLD"
     margin = "" if proof.margin is None else f"margin {proof.margin:.4f} (must be 0), "
@@ -190,7 +187,7 @@ def step_line(step: TrainStep) -> str:
 
 
 def render_score_table(scored: ScoresReady) -> str:
-    """What was measured × lanes, each with its 95 % interval."""
+    """A table of scores × lanes, each with its 95 % interval."""
     width = max(25, *(len(score.lane) + 2 for score in scored.scores))
     head = f"{'':<24}" + "".join(f"{score.lane:>{width}}" for score in scored.scores)
     lines = [

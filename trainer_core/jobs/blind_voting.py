@@ -1,4 +1,4 @@
-"""Blind voting: which prompt comes next, when a vote counts, and what it leaves. The open question ends with the lanes."""
+"""Blind voting: which prompt comes next, when a vote counts, and what it records. The open question ends with the lanes."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from trainer_core.texts import NO_TEXT, Text
 
 
 def lane_pair(run_id: str, names: Sequence[str], one: str, other: str) -> LanePair:
-    """Two of these lanes, in their order, so that who is named first on the page does not split the count.
+    """Two of these lanes, in the order of `lanes`, so that the page's order does not split the count.
 
     Raises:
-        ConfigError: they are the same lane, or there is no such lane.
+        ConfigError: the same lane twice, or no such lane.
     """
     if one == other:
         raise ConfigError("blind_voting.same_lane", lane=one)
@@ -42,16 +42,15 @@ def lane_pair(run_id: str, names: Sequence[str], one: str, other: str) -> LanePa
 def start_question(
     compare: CompareControl, between: LanePair, source: str, sampling: Sampling, lanes: Sequence[Lane] = ()
 ) -> BlindQuestion:
-    """Put the next question to two lanes, which are loaded if need be. An open question counts as skipped;
-    an answer in progress is stopped.
+    """Ask two lanes the next question, after loading them if needed. Skips an open question and stops a running answer.
 
-    The next prompt is the first of those voted on least often in this contest; from the second time on it is asked with
-    another seed. The question after it is handed to the worker as well, so that it is answered while this one is read.
+    The next prompt is the first of those with the fewest votes in this contest; a repeated prompt gets a new seed. The
+    question after it goes to the worker as well, which answers it while the user reads.
 
     Raises:
         BusyError: a run holds the device.
-        ConfigError: a lane is not as it was loaded.
-        DataError: there are no such prompts.
+        ConfigError: a lane has other settings than when it was loaded.
+        DataError: no such prompts.
     """
     registry = compare.registry
     prompts.load_prompts(registry.run_dir(between.run), source)
@@ -62,10 +61,10 @@ def start_question(
 
 
 def require_full_strength(comparison: CompareSession, between: LanePair) -> None:
-    """A count is of lanes as they are called; one that was turned since is another model.
+    """Refuse lanes whose strength or blend changed since loading: votes count for a name, and that lane is now another model.
 
     Raises:
-        ConfigError: naming it.
+        ConfigError: names the lane.
     """
     loaded = {lane.name: (lane.strength, lane.share if lane.other else 0.0) for lane in comparison.job.lanes}
     for proof in comparison.state.lanes:
@@ -77,7 +76,6 @@ def require_full_strength(comparison: CompareSession, between: LanePair) -> None
 def next_question(
     registry: RunRegistry, between: LanePair, source: str, plain: Sampling, before: BlindQuestion | None
 ) -> BlindQuestion:
-    """The question after the one `before`, or the next one of this contest."""
     told = votes.read_vote_records(votes.votes_path(registry.workspace))
     asked = [vote.messages for vote in votes_on_pair(registry, votes.active_votes(told), between)]
     if before and before.vote is None:
@@ -89,7 +87,7 @@ def next_question(
 
 
 def votes_on_pair(registry: RunRegistry, standing: Sequence[Vote], between: LanePair) -> list[Vote]:
-    """The votes on these two lanes as they are loaded."""
+    """The votes on these two lanes with their present adapters."""
     comparison = registry.comparison
     made_of = comparison.lane_identities if comparison and comparison.run == between.run else {}
     return [vote for vote in votes.votes_on_current_lanes(standing, between.run, made_of) if vote.contest == between]
@@ -100,14 +98,14 @@ def with_seed_offset(sampling: Sampling, by: int) -> Sampling:
 
 
 def pick_least_asked(waiting: Sequence[Prompt], asked: Sequence[Messages]) -> tuple[Prompt, int]:
-    """The first of the prompts that were asked least often, and how often that is."""
+    """The first of the prompts asked least often, and its count."""
     times = Counter(asked)
     prompt = min(waiting, key=lambda one: times[one.messages])
     return prompt, times[prompt.messages]
 
 
 def show_question(registry: RunRegistry, comparison: CompareSession, question: BlindQuestion) -> BlindQuestion:
-    """Show a question, after stopping what the worker is at, and have the next one answered behind it."""
+    """Stop the worker, show a question and have the next one answered after it."""
     if comparison.state.phase is Phase.ANSWERING:
         comparison.send(CancelRequest())
     comparison.pose_question(question)
@@ -116,15 +114,15 @@ def show_question(registry: RunRegistry, comparison: CompareSession, question: B
 
 
 def prefetch_question(registry: RunRegistry, comparison: CompareSession, question: BlindQuestion) -> None:
-    """Have the question after this one answered when this one is."""
+    """Send the question after this one, to be answered ahead."""
     comparison.prefetch_question(question_after(registry, question))
 
 
 def show_next_question(registry: RunRegistry) -> BlindQuestion:
-    """The next question, most often answered by now. An open one counts as skipped.
+    """The next question, usually answered already. Skips an open question.
 
     Raises:
-        BusyError: no vote is going, or the worker is gone and has not answered the next question.
+        BusyError: no vote is open, or the worker is gone and has not answered the next question.
     """
     comparison = require_open_vote(registry)
     with comparison.vote_lock:
@@ -141,7 +139,7 @@ def show_next_question(registry: RunRegistry) -> BlindQuestion:
 
 
 def recover_prefetched(registry: RunRegistry, comparison: CompareSession) -> BlindQuestion:
-    """The next question where the worker has answered it before it went."""
+    """The next question, if the worker answered it before it ended."""
     if not can_continue(comparison):
         raise BusyError(absence_reason(registry, comparison) or WORKER_GONE)
     skip_open_question(registry, comparison)
@@ -149,13 +147,13 @@ def recover_prefetched(registry: RunRegistry, comparison: CompareSession) -> Bli
 
 
 def can_continue(comparison: CompareSession) -> bool:
-    """Can the next question be shown without loading anything?"""
+    """Can the next question be shown without loading?"""
     ahead = comparison.state.answers_to(comparison.prefetched_question.ask) if comparison.prefetched_question else None
     return comparison.state.phase.is_active or bool(ahead and ahead.ends and not ahead.cancelled)
 
 
 def absence_reason(registry: RunRegistry, comparison: CompareSession) -> Text:
-    """Why the lanes cannot answer although nothing failed, what is safe, and when they can again; empty where they can."""
+    """Why the lanes cannot answer although nothing failed, what is safe, and when they can again; empty if they can."""
     if comparison.state.phase.is_active or comparison.state.phase is Phase.FAILED:
         return NO_TEXT
     active = registry.active_run
@@ -173,10 +171,10 @@ def question_after(registry: RunRegistry, question: BlindQuestion) -> BlindQuest
 
 
 def retry_with_new_seed(registry: RunRegistry) -> BlindQuestion:
-    """The same prompt with another seed, on sides drawn anew. An open question counts as skipped.
+    """Ask the same prompt with another seed and newly drawn sides. Skips an open question.
 
     Raises:
-        BusyError: no vote is going, or the worker is gone.
+        BusyError: no vote is open, or the worker is gone.
     """
     comparison = require_open_vote(registry)
     with comparison.vote_lock:
@@ -190,8 +188,7 @@ def retry_with_new_seed(registry: RunRegistry) -> BlindQuestion:
 
 
 def reload_lanes(compare: CompareControl) -> None:
-    """Load the lanes of a broken-off question and ask it once more, the same lane on the same side. Where it was voted on,
-    the next one is asked.
+    """Load the lanes of an interrupted question and ask it again with the same sides; if it has a vote, ask the next one.
 
     Raises:
         BusyError: a run holds the device, or there is no question.
@@ -216,7 +213,7 @@ def current_question(registry: RunRegistry) -> BlindQuestion:
 
 
 def require_open_vote(registry: RunRegistry) -> CompareSession:
-    """The comparison with a question on the page; see `current`."""
+    """The comparison with a question on the page; errors as in `current_question`."""
     comparison = registry.comparison
     if comparison is None or comparison.open_question is None:
         raise BusyError("blind_voting.none_open")
@@ -224,17 +221,17 @@ def require_open_vote(registry: RunRegistry) -> CompareSession:
 
 
 def is_answered(comparison: CompareSession) -> bool:
-    """Have both lanes of the open question said all they say?"""
+    """Are both answers to the open question complete?"""
     said = comparison.current_answers if comparison.open_question else None
     return bool(said and said.ends and not said.cancelled)
 
 
 def cast_vote(registry: RunRegistry, choice: VoteChoice) -> Vote:
-    """Give the vote; when this returns it is on the disk.
+    """Record a vote; it is on disk when this returns.
 
     Raises:
-        BusyError: there is no open question, it was voted on already, or a lane is still answering.
-        DiskError: the vote cannot be kept; the question stays open.
+        BusyError: there is no open question, it already has a vote, or a lane is still answering.
+        DiskError: the vote cannot be written; the question stays open.
     """
     comparison = require_open_vote(registry)
     with comparison.vote_lock:
@@ -272,7 +269,7 @@ def record_vote(comparison: CompareSession, question: BlindQuestion, choice: Vot
 
 
 def undo_vote(registry: RunRegistry) -> Vote:
-    """The newest standing vote of this contest does not count. Was it given on the open question, it may be given again.
+    """Take back the newest vote of this contest. If it was on the open question, that can be voted on again.
 
     Raises:
         BusyError: there is no vote to take back.
@@ -306,7 +303,7 @@ def save_better_answer(registry: RunRegistry, text: str) -> None:
 
 
 def end_voting(registry: RunRegistry) -> None:
-    """Show lanes under their names again. A question whose answers had begun counts as skipped, for its names are told now."""
+    """Show lanes under their names again. Skips an open question whose answers have begun, because its names are now known."""
     comparison = registry.comparison
     if comparison is None or comparison.open_question is None:
         return
@@ -314,12 +311,12 @@ def end_voting(registry: RunRegistry) -> None:
         skip_open_question(registry, comparison)
         comparison.close_questions()
     if comparison.state.phase is Phase.ANSWERING:
-        with suppress(BusyError):  # a worker that is gone answers nothing any more
+        with suppress(BusyError):  # the worker may be gone
             comparison.send(CancelRequest())
 
 
 def skip_open_question(registry: RunRegistry, comparison: CompareSession) -> None:
-    """A question that is left without a vote although its answers had begun counts as skipped."""
+    """Record a question without a vote, whose answers had begun, as skipped."""
     question = comparison.open_question
     if question and question.is_blind and comparison.state.answers_to(question.ask):
         votes.append_record(votes.votes_path(registry.workspace), record_vote(comparison, question, "skip"))

@@ -19,11 +19,11 @@ class CompareControl:
         self.registry, self.spawner = registry, spawner
 
     def open_comparison(self, model: str, precision: str, lanes: Sequence[Lane], run: str = "") -> CompareSession:
-        """Load these lanes; an open comparison of the same lanes of the same run is kept, another one is closed first.
+        """Load these lanes. Reuses an open comparison of the same lanes of the same run; closes any other.
 
         Raises:
             BusyError: a run holds the device.
-            ModelError: the base model cannot be used.
+            ModelError: the base model is unusable.
         """
         job = CompareJob.model_validate({"model": model, "precision": precision, "lanes": tuple(lanes)})
         with self.spawner.start_lock():
@@ -41,7 +41,7 @@ class CompareControl:
             return self.registry.comparison
 
     def compare_run(self, run_id: str, lanes: Sequence[Lane] = ()) -> CompareSession:
-        """Load the base, SFT and DPO of one run, or other lanes on the same base."""
+        """Load the base, SFT and DPO of a run, or other lanes on the same base."""
         with self.spawner.start_lock():
             self.registry.refresh()
             self.registry.repair_run(run_id)

@@ -1,4 +1,4 @@
-"""Lanes that are loaded, seen from the app: the one place that asks them and waits for what they say."""
+"""A comparison as the app sees it: sends requests to the loaded lanes and waits for answers."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ from trainer_core.runs.run_state import PromptAnswers, RunState
 from trainer_core.texts import Text
 
 CLOSE_SECONDS = 15.0
-"""How long a compare worker may take to give the device back before it is ended."""
+"""Seconds a compare worker may take to release the device before it is killed."""
 POLL_SECONDS = 0.05
 WORKER_GONE = Text("compare_worker.gone")
 
 
 @dataclass(frozen=True)
 class Turn:
-    """A prompt and what each lane said to it."""
+    """A prompt and each lane's answer."""
 
     prompt: str
     answers: Mapping[str, str]
 
 
 def lane_messages(talk: Sequence[Turn], lane: str) -> Iterator[ChatMessage]:
-    """The conversation as this lane has led it."""
+    """This lane's conversation."""
     for turn in talk:
         yield ChatMessage(role="user", content=turn.prompt)
         yield ChatMessage(role="assistant", content=turn.answers.get(lane, ""))
 
 
 def lane_identity(adapters: str, system: str) -> str:
-    """What a lane is made of, in a line."""
+    """Identity of a lane in one line: its adapters and system prompt."""
     prompt = f"system prompt {hashlib.sha256(system.encode()).hexdigest()[:12]}" if system else ""
     return " + ".join(filter(None, (adapters, prompt)))
 
@@ -56,32 +56,32 @@ def new_ask_id() -> str:
 
 @dataclass
 class CompareSession:
-    """A compare worker and the lanes it holds. Its stdin is ours: when the app goes, it goes.
+    """A compare worker and its lanes. Its stdin is a pipe from the app, so it ends with the app.
 
-    Anyone may read the fields; only the methods here set them.
+    Fields are public for reading; only the methods here set them.
     """
 
     job: CompareJob
     watcher: RunWatcher
     run: str = ""
-    """The run whose lanes these are."""
+    """The run of these lanes."""
     last_prompt: str = ""
-    """The prompt asked last; empty: none yet."""
+    """Newest prompt; empty: none yet."""
     ask_id: str = ""
-    """The id of that question to the lanes under their names."""
+    """Request id of that prompt to the named lanes."""
     sampling: Sampling = Sampling()
     system: str = ""
-    """How it was answered, and under which system prompt."""
+    """Sampling and system prompt of that answer."""
     turns: tuple[Turn, ...] = ()
     """The conversation before that prompt."""
     open_question: BlindQuestion | None = None
-    """The question to two lanes whose names the page must not tell; None where lanes stand under their names."""
+    """Question to two lanes whose names the page hides; None while lanes are shown by name."""
     prefetched_question: BlindQuestion | None = None
-    """The question after it, which the worker answers while that one is read."""
+    """The question after it, answered ahead."""
     contest: LanePair | None = None
-    """The two lanes that were voted on last."""
+    """The two lanes of the newest vote."""
     judge_run: RunningJudge | None = None
-    """A judge at work on these lanes, or done."""
+    """A judge of these lanes, running or finished."""
     send_lock: threading.Lock = field(default_factory=threading.Lock)
     refresh_lock: threading.Lock = field(default_factory=threading.Lock)
     vote_lock: threading.Lock = field(default_factory=threading.Lock)
@@ -92,23 +92,22 @@ class CompareSession:
 
     @property
     def current_answers(self) -> PromptAnswers | None:
-        """The answers on the page."""
         return self.state.answers_to(self.open_question.ask if self.open_question else self.ask_id)
 
     @property
     def lane_identities(self) -> dict[str, str]:
-        """Lane → what makes it another model than the base: the hashes of its adapters and of a system prompt of its own.
-        Lanes of one name are the same only where these are. Empty until they are loaded."""
+        """Lane → hashes of its adapters and of its own system prompt. Lanes of one name are the same model only if these match.
+        Empty until they are loaded."""
         systems = {lane.name: lane.system for lane in self.job.lanes}
         return {proof.lane: lane_identity(proof.sha256, systems.get(proof.lane, "")) for proof in self.state.lanes}
 
     def refresh(self) -> None:
-        """Bring the state up to date between two rounds of the app, so that text is shown as it grows."""
+        """Refresh the state between two rounds of the app, so that text is shown as it grows."""
         with self.refresh_lock:
             self.watcher.refresh()
 
     def states(self, seconds: float = math.inf, stopped: threading.Event | None = None) -> Iterator[RunState]:
-        """The state, read anew every 50 ms, until the lanes are gone, the time is over, or it was stopped."""
+        """The state every 50 ms, until the lanes are gone, `seconds` have passed, or `stopped` is set."""
         end, stopped = time.monotonic() + seconds, stopped or threading.Event()
         while time.monotonic() < end and not stopped.wait(POLL_SECONDS):
             self.refresh()
@@ -119,7 +118,7 @@ class CompareSession:
     def answers(
         self, request: GenerateRequest, seconds: float = math.inf, stopped: threading.Event | None = None
     ) -> Iterator[PromptAnswers]:
-        """Ask, and yield what the lanes have said so far until they have said all, or `states` ends.
+        """Send a request and yield the partial answers until they are complete or `states` ends.
 
         Raises:
             BusyError: the worker is gone.
@@ -134,7 +133,7 @@ class CompareSession:
     def final_answers(
         self, request: GenerateRequest, seconds: float = math.inf, stopped: threading.Event | None = None
     ) -> PromptAnswers | None:
-        """All that the lanes say to it, or why they do not; None where `states` ended before.
+        """The complete answers to a request, or why there are none; None if `states` ended first.
 
         Raises:
             BusyError: the worker is gone.
@@ -144,7 +143,7 @@ class CompareSession:
         return self.state.said.get(request.id)
 
     def send(self, request: WorkRequest | CancelRequest) -> None:
-        """Hand a request over.
+        """Send a request.
 
         Raises:
             BusyError: the worker is gone.
@@ -155,15 +154,15 @@ class CompareSession:
             with self.send_lock:
                 process.stdin.write(request.model_dump_json().encode() + b"\n")
                 process.stdin.flush()
-        except (OSError, ValueError) as error:  # a pipe that was closed on this side is a ValueError
+        except (OSError, ValueError) as error:  # writing to a pipe closed on this side raises ValueError
             raise BusyError(WORKER_GONE) from error
 
     def ask(self, prompt: str, sampling: Sampling, follow: bool = False, system: str = "") -> str:
-        """Answer one prompt in all lanes; returns the id under which the events speak of it.
+        """Answer one prompt in all lanes; returns the request id used in the events.
 
         Args:
-            follow: as the next turn of the conversation, in which each lane has said what it said.
-            system: a system prompt for the lanes that have none of their own.
+            follow: as the next turn of each lane's conversation.
+                system: a system prompt for the lanes that have none of their own.
         """
         before = self.current_answers
         turn = (
@@ -183,13 +182,13 @@ class CompareSession:
         return request.id
 
     def pose_question(self, question: BlindQuestion) -> None:
-        """Send a question to its two lanes; from now on the page shows them without names."""
+        """Send a question to its two lanes and show them without names."""
         self.send_question(question)
         self.open_question, self.contest = question, question.contest
         self.last_prompt, self.ask_id, self.turns = "", "", ()
 
     def prefetch_question(self, question: BlindQuestion) -> None:
-        """Have a question answered when the open one is."""
+        """Have a question answered after the open one."""
         self.prefetched_question = question
         self.send_question(question)
 
@@ -198,25 +197,25 @@ class CompareSession:
         self.send(GenerateRequest(id=question.ask, messages=question.messages, lanes=lanes, sampling=question.sampling))
 
     def open_prefetched(self) -> BlindQuestion:
-        """Show the question that was answered ahead."""
+        """Show the question answered ahead."""
         assert self.prefetched_question
         self.open_question, self.prefetched_question = self.prefetched_question, None
         return self.open_question
 
     def set_vote(self, vote: Vote | None) -> None:
-        """The vote on the open question; None takes it back, so that it may be given again."""
+        """Set the vote on the open question; None takes it back, so that the question can be voted on again."""
         assert self.open_question
         self.open_question = replace(self.open_question, vote=vote, again=self.open_question.again or vote is None)
 
     def close_questions(self) -> None:
-        """From now on the page shows the lanes under their names."""
+        """Show the lanes under their names."""
         self.open_question = self.prefetched_question = None
 
     def add_judge(self, judge_run: RunningJudge) -> None:
         self.judge_run = judge_run
 
     def close(self, seconds: float = CLOSE_SECONDS) -> None:
-        """End the worker and wait until it is gone."""
+        """End the worker and wait for it to exit."""
         process = self.watcher.process
         assert process and process.stdin
         with contextlib.suppress(OSError):
@@ -224,7 +223,7 @@ class CompareSession:
         try:
             process.wait(seconds)
         except subprocess.TimeoutExpired:
-            heartbeat.terminate(self.watcher.run_dir, kill=True)  # on Windows `process` is only what started it
+            heartbeat.terminate(self.watcher.run_dir, kill=True)  # on Windows `process` is only the launcher
             process.kill()
             process.wait()
         self.refresh()

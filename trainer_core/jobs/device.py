@@ -1,4 +1,4 @@
-"""The machine as it is read once a second, and the card that runs use."""
+"""The machine, read once a second, and the card for runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trainer_core.system.hardware import Gpu, Machine
 from trainer_core.system.hardware_history import HardwareHistory
 
 DeviceChoice = Literal["auto", "cpu", "cuda"]
-"""auto takes the GPU if there is one, cpu never does, cuda demands one."""
+"""auto: the GPU if there is one; cpu: never; cuda: required."""
 
 
 class DeviceMonitor:
@@ -25,10 +25,10 @@ class DeviceMonitor:
 
     @property
     def gpu(self) -> Gpu | None:
-        """The card that runs use; None means the processor.
+        """The card for runs; None: the processor.
 
         Raises:
-            DeviceError: a GPU was demanded and there is none.
+            DeviceError: a GPU is required and there is none.
         """
         best = None if self.choice == "cpu" else self.machine.best_gpu
         if self.choice == "cuda" and best is None:

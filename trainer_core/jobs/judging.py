@@ -1,4 +1,4 @@
-"""Runs a judge: what it judges, in which order, its progress. It is a thread of the app and ends with the lanes."""
+"""Runs a judge in a thread of the app: its cases, their order, its progress. It ends with the lanes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ VERDICT_SAMPLING = Sampling(temperature=0.0, max_new_tokens=MAX_JUDGE_TOKENS)
 
 
 class JudgeRun:
-    """Judges answers that a person voted on first, so that the two can be compared; then fresh ones to other prompts."""
+    """First judges answers that a person voted on, so that the two can be compared, then new answers to other prompts."""
 
     def __init__(self, registry: RunRegistry, comparison: CompareSession, order: JudgeTask):
         self.registry, self.comparison, self.order = registry, comparison, order
@@ -42,11 +42,11 @@ class JudgeRun:
         self._thread = threading.Thread(target=self._work, name="judge", daemon=True)
 
     def start(self) -> JudgeRun:
-        """Begin.
+        """Start judging.
 
         Raises:
             ConfigError: there is no such endpoint, or its key cannot be sent.
-            DataError: there are no such prompts.
+            DataError: no such prompts.
         """
         self.waiting = prompts.load_prompts(self.registry.run_dir(self.order.contest.run), self.order.source)
         if not self.order.lane:
@@ -58,7 +58,7 @@ class JudgeRun:
         return self
 
     def stop(self) -> None:
-        """End after the question that is being asked."""
+        """End after the current question."""
         self._stopped.set()
 
     def _work(self) -> None:
@@ -74,7 +74,7 @@ class JudgeRun:
             self.state = replace(self.state, over=True)
 
     def iter_cases(self) -> Iterator[JudgeCase]:
-        """Those that a person voted on, then the rest of the prompts, answered for this."""
+        """The cases that a person voted on, then the other prompts, answered for the judge."""
         yield from self.voted
         seen = {case.messages for case in self.voted}
         for prompt in self.waiting:
@@ -92,19 +92,17 @@ class JudgeRun:
         return JudgeCase(contest, messages, answers[contest.first], answers[contest.second])
 
     def answer_both(self, messages: Messages) -> dict[str, str]:
-        """The two lanes' answers to a conversation."""
         lanes = (self.order.contest.first, self.order.contest.second)
         return dict(self.await_answers(messages, lanes, self.comparison.sampling).answers)
 
     def ask_lane(self, messages: tuple[ChatMessage, ...]) -> str:
-        """A lane's own verdict."""
         return self.await_answers(messages, (self.order.lane,), VERDICT_SAMPLING).answers[self.order.lane]
 
     def await_answers(self, messages: Messages, lanes: Sequence[str], sampling: Sampling) -> PromptAnswers:
-        """What these lanes say to a conversation.
+        """The answers of these lanes to a conversation.
 
         Raises:
-            JudgeError: it was stopped, or the lanes are gone.
+            JudgeError: stopped, or the lanes are gone.
         """
         request = GenerateRequest(id=new_ask_id(), messages=messages, lanes=tuple(lanes), sampling=sampling)
         said = self.comparison.final_answers(request, stopped=self._stopped)

@@ -1,4 +1,4 @@
-"""Which lanes may stand side by side with those of a run: each adapter of the same base, at a step, a strength, blended."""
+"""The lanes that can be compared with those of a run: adapters on the same base, by step, strength or blend."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ PROMPTED = "Base, prompted"
 STRENGTHS = (0.5, 1.5)
 MAX_LANES = 6
 MAX_NAME_LENGTH = 64
-"""Characters of a lane's name, see `Lane`."""
+"""Longest lane name in characters, see `Lane`."""
 
 
 def lanes_by_name(registry: RunRegistry, run_id: str) -> dict[str, Lane]:
-    """Name → lane: the run's own first, then variants of them, then the adapters of other runs on the same base."""
+    """Name → lane: the run's own first, then their variants, then adapters of other runs on the same base."""
     own = registry.run_lanes(run_id)
     adapters = [lane for lane in own if lane.adapter]
     found = [
@@ -44,7 +44,7 @@ def strength_variants(adapters: Sequence[Lane]) -> Iterator[Lane]:
 
 
 def checkpoint_lanes(registry: RunRegistry, run_id: str) -> Iterator[Lane]:
-    """The run's adapters as they were at steps whose weights are on the disk."""
+    """The run's adapters at steps whose weights are on disk."""
     run_dir = registry.run_dir(run_id)
     for stage in registry.run_recipe(run_id).method.stages:
         for step, folder in checkpoints.adapters_by_step(run_dir, stage).items():
@@ -73,7 +73,7 @@ def run_base(registry: RunRegistry, run_id: str) -> tuple[str, str]:
 
 
 def find_run_base(registry: RunRegistry, run_id: str) -> tuple[str, str] | None:
-    """The base of a run; None where its run.json cannot be read, which is said where that run is shown."""
+    """The base of a run; None if its run.json is unreadable, an error shown with that run."""
     try:
         return run_base(registry, run_id)
     except UserError:
@@ -81,20 +81,20 @@ def find_run_base(registry: RunRegistry, run_id: str) -> tuple[str, str] | None:
 
 
 def foreign_lane_name(lane: str, run: str, run_id: str) -> str:
-    """What a lane of another run is called: with that run's name, cut where it is long, and when it began."""
+    """Name of another run's lane: the lane, that run's name (shortened if long) and its start."""
     began = run_id[:15]
     room = MAX_NAME_LENGTH - len(f"{lane} ·  {began}")
     return " ".join(filter(None, (f"{lane} ·", run[:room].strip(), began)))
 
 
 def given_run_name(registry: RunRegistry, run_id: str) -> str:
-    """What a run is called, if it has a name."""
+    """The name of a run, or an empty string."""
     run_dir: Path = registry.run_dir(run_id)
     return metadata.read_metadata(run_dir).name or registry.run_recipe(run_id).name
 
 
 def select_lanes(registry: RunRegistry, run_id: str, names: Sequence[str], prompted: str = "") -> tuple[Lane, ...]:
-    """The lanes of these names, those of the run if none is named; and one of the base with a system prompt, if given.
+    """The named lanes (none named: the run's own), plus the base with a system prompt if one is given.
 
     Raises:
         ConfigError: a lane is gone, or there are more than six.

@@ -1,7 +1,6 @@
-"""What is known of the runs of a workspace and of the lanes that are loaded.
+"""The runs of a workspace and the loaded lanes.
 
-Nothing is known from memory that a folder does not say: an app that starts anew finds the same runs in the same states, and
-attaches to those that still work.
+All state comes from the folders: a restarted app finds the same runs in the same states, and attaches to live ones.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from trainer_core.system import untrusted_files
 
 
 class RunRegistry:
-    """Every run by its id, and the comparison that was opened last."""
+    """All runs by id, and the newest comparison."""
 
     def __init__(self, workspace: Workspace):
         self.workspace = workspace
@@ -32,7 +31,7 @@ class RunRegistry:
         self._lock = threading.Lock()
 
     def refresh(self) -> None:
-        """Bring every state up to date with its folder."""
+        """Refresh every state from its folder."""
         with self._lock:
             for run_dir in run_folder.list_runs(self.workspace.runs):
                 if untrusted_files.printable_id(run_dir) not in self.watchers:
@@ -41,7 +40,7 @@ class RunRegistry:
             for watcher in list(self.watchers.values()):
                 try:
                     watcher.refresh()
-                except Exception:  # one bad folder must not blind the app to the others
+                except Exception:  # one bad folder must not hide the others
                     trouble = traceback.format_exc()
             self.last_error = trouble
         self.refresh_comparison()
@@ -51,12 +50,12 @@ class RunRegistry:
             self.comparison.refresh()
 
     def add_run(self, run_id: str, watcher: RunWatcher) -> None:
-        """Know a run from now on, or know it anew, with the worker that was started for it."""
+        """Add or replace a run, with the worker started for it."""
         with self._lock:
             self.watchers[run_id] = watcher
 
     def trash_run(self, run_id: str) -> None:
-        """Move a run's folder to the trash and forget it, so that no refresh comes between.
+        """Move a run's folder to the trash and forget it, under the lock, so that no refresh comes between.
 
         Raises:
             DiskError: it cannot be moved.
@@ -72,7 +71,7 @@ class RunRegistry:
 
     @property
     def current_run(self) -> RunState | None:
-        """The run to show: the one at work, or else the newest."""
+        """The run to show: the active one, else the newest."""
         states = self.run_states
         return next((state for state in states if state.phase.is_active), states[0] if states else None)
 
@@ -90,10 +89,10 @@ class RunRegistry:
         return run_folder.read_run(self.run_dir(run_id))
 
     def run_recipe(self, run_id: str) -> Recipe:
-        """What a run was asked to do.
+        """The recipe of a run.
 
         Raises:
-            ModelError: it is no training run.
+            ModelError: not a training run.
         """
         job = run_folder.train_job_of(self.run_file(run_id))
         if job is None:
@@ -109,15 +108,15 @@ class RunRegistry:
         return (Lane(name="Base"), *adapters)
 
     def require_idle(self) -> None:
-        """One job on the device at a time.
+        """Allow one job on the device at a time.
 
         Raises:
-            BusyError: naming the run that is going.
+            BusyError: names the active run.
         """
         if active := self.active_run:
             raise BusyError("run_registry.busy", run=active.id)
 
     def repair_run(self, run_id: str) -> None:
-        """Finish or undo what a process that is gone left half done in a run that nobody works on."""
+        """Finish or undo half-done writes of a crashed process, unless a worker is alive."""
         if not self.run_state(run_id).phase.is_active:
             checkpoints.clean_run_leftovers(self.run_dir(run_id))

@@ -24,7 +24,7 @@ from trainer_core.texts import Text
 
 
 class RunControl:
-    """What a person does to a run. What takes the device closes the comparison first."""
+    """The user's actions on a run. Those that need the device close the comparison first."""
 
     def __init__(self, registry: RunRegistry, spawner: WorkerSpawner, compare: CompareControl):
         self.registry, self.spawner, self.compare = registry, spawner, compare
@@ -33,8 +33,8 @@ class RunControl:
         """Start a training run and return its id at once.
 
         Raises:
-            BusyError: a run is going.
-            UserError: the model cannot be used, or the workspace cannot be written.
+            BusyError: a run is active.
+            UserError: the model is unusable, or the workspace is not writable.
         """
         workspace = self.registry.workspace
         with self.spawner.start_lock():
@@ -51,29 +51,29 @@ class RunControl:
             return run_dir.name
 
     def stop(self, run_id: str) -> None:
-        """Ask a run to keep what it has learned and end after its current step."""
+        """Ask a run to save and end after its current step."""
         control.send_request(self.registry.run_dir(run_id), "stop")
 
     def pause(self, run_id: str) -> None:
-        """Ask a run to leave the device after its current step; `resume` continues exactly there."""
+        """Ask a run to release the device after its current step; `resume` starts exactly there."""
         control.send_request(self.registry.run_dir(run_id), "pause")
 
     def kill(self, run_id: str) -> None:
-        """End the processes of a run in mid-step; `resume` continues from its newest checkpoint.
+        """Kill the processes of a run in mid-step; `resume` starts from its newest checkpoint.
 
         Raises:
-            BusyError: it is not going.
+            BusyError: it is not active.
         """
         if not self.registry.run_state(run_id).phase.is_active:
             raise BusyError("run_control.not_running", run=run_id)
         control.send_request(self.registry.run_dir(run_id), "end", str(Text("run_control.ended")))
 
     def resume(self, run_id: str) -> None:
-        """Go on with a run that was paused, stopped or broken off, from its newest sound checkpoint.
+        """Resume a paused, stopped or failed run from its newest valid checkpoint.
 
         Raises:
-            BusyError: a run is going, or this one is at its end.
-            DeviceError: it trained on a card, and there is none now.
+            BusyError: a run is active, or this one is finished.
+                DeviceError: it trained on a card, and there is none now.
         """
         with self.spawner.start_lock():
             self.registry.refresh()
@@ -92,14 +92,14 @@ class RunControl:
             self.registry.add_run(run_id, watcher)
 
     def extend(self, run_id: str, epochs: float = 1.0) -> None:
-        """Go on with the last stage of a finished run for more passes over its data, with the reference it had.
+        """Extend the last stage of a finished run by more epochs, with the same reference.
 
-        The adapter is backed up first, so that a kill at any moment leaves a finished run or one to resume.
+        The adapter is backed up first, so that a kill at any moment leaves a run that is finished or can resume.
 
         Raises:
-            BusyError: a run is going, or this one is not at its end.
+            BusyError: a run is active, or this one is not finished.
             ModelError: the adapter is damaged.
-            DiskError: no room to lay it aside; everything is as it was.
+            DiskError: too little space for the backup; nothing has changed.
         """
         with self.spawner.start_lock():
             self.registry.refresh()
@@ -116,10 +116,10 @@ class RunControl:
         self.resume(run_id)
 
     def move_to_trash(self, run_id: str) -> None:
-        """Move a run to the trash, and forget it.
+        """Move a run to the trash and forget it.
 
         Raises:
-            BusyError: it is going, so its folder is in use.
+            BusyError: it is active, so its folder is in use.
             DiskError: it cannot be moved.
         """
         with self.spawner.start_lock():
@@ -135,7 +135,7 @@ class RunControl:
         """Make an earlier step the adapter of its stage.
 
         Raises:
-            BusyError: the run is active, or can be resumed and would then be measured against another adapter.
+            BusyError: the run is active, or can resume and would then be measured against another adapter.
             ModelError: the step's weights are gone or damaged.
         """
         with self.spawner.start_lock():
@@ -151,13 +151,13 @@ class RunControl:
             checkpoints.use_step(self.registry.run_dir(run_id), stage, step)
 
     def repair_all(self) -> None:
-        """Finish or undo what a process that is gone left half done in the runs. Another app that starts something goes first."""
+        """Finish or undo half-done writes of crashed processes, unless another app is starting a run."""
         with contextlib.suppress(OSError, Timeout, DiskError), FileLock(self.spawner.start_lock_file, timeout=0):
             for run_id in list(self.registry.watchers):
                 self.registry.repair_run(run_id)
 
     def require_gpu(self, state: RunState) -> None:
-        """A run that trained on a card is not resumed on the processor, unless that was asked for.
+        """Refuse to resume a GPU run on the processor, unless the user chose the processor.
 
         Raises:
             DeviceError: there is no card to resume on.
@@ -169,7 +169,7 @@ class RunControl:
 
 
 def starter_changes(state: RunState, recipe: Recipe, file: run_folder.RunFile) -> tuple[Event, ...]:
-    """The events of a run that resumes with another conversion of the starter than it has trained on so far."""
+    """Events for a run that resumes with another conversion of the starter model than before."""
     before = state.effective_value(starter.NAME, file.versions.get(starter.NAME, starter.FIRST_EDITION))
     if recipe.model != STARTER or not state.points or before == starter.EDITION:
         return ()
@@ -177,7 +177,7 @@ def starter_changes(state: RunState, recipe: Recipe, file: run_folder.RunFile) -
 
 
 def extension_events(state: RunState, recipe: Recipe, stage: Stage, epochs: float) -> tuple[Event, ...]:
-    """What a finished run's events say when its last stage is to go on."""
+    """Events that extend the last stage of a finished run."""
     assert state.prepared
     rows = state.prepared.row_count(METHODS[stage].rows)
     settings = recipe.stage_settings(stage)

@@ -1,4 +1,4 @@
-"""One run folder as the app sees it: its events, whether its worker is alive, and why a dead one died."""
+"""A run folder as the app sees it: its events, whether its worker is alive, and why it died."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trainer_core.texts import NO_TEXT, Text
 
 
 class RunWatcher:
-    """One run folder: its tail, and the view folded from it so far."""
+    """Reads one run folder and folds its events into a state."""
 
     def __init__(self, run_dir: Path):
         self.run_dir = run_dir
@@ -26,7 +26,7 @@ class RunWatcher:
         self._tail = Tail(run_dir / "events.jsonl")
         self._folded = RunState(untrusted_files.printable_id(run_dir))
         self._blocked = NO_TEXT
-        """Why its log cannot be read."""
+        """Why the log cannot be read."""
         self.state = self._folded
 
     @classmethod
@@ -34,7 +34,7 @@ class RunWatcher:
         """A resumed run: the previous worker's last event no longer applies.
 
         Raises:
-            ConfigError: there is a log that cannot be read.
+            ConfigError: the log cannot be read.
         """
         watched = cls(run_dir)
         watched.read_events()
@@ -45,7 +45,7 @@ class RunWatcher:
         return watched
 
     def refresh(self) -> None:
-        """Read what is new, and whether its worker lives, which only a run without a last word is asked."""
+        """Read new events and check that the worker is alive, unless the run has a final event."""
         if not self.state.phase.is_active and not self._tail.has_new_bytes():
             return
         self.read_events()
@@ -55,7 +55,7 @@ class RunWatcher:
         self.state = view
 
     def current_state(self) -> RunState:
-        """The view of a run at work. Life is asked before the events are read, so that what was said last is not missed."""
+        """The state of an active run. The process is checked before the events are read, so that no final event is missed."""
         code = self.process.poll() if self.process else None
         lives = (self.process is not None and code is None) or heartbeat.is_worker_alive(self.run_dir)
         self.read_events()
@@ -73,10 +73,10 @@ class RunWatcher:
         return with_exit_reason(mark_dead(self._folded, lives, run_folder.last_log_line(self.run_dir)), code)
 
     def read_events(self) -> None:
-        """Take in what is new. A log that cannot be read is what the view says until it can.
+        """Fold in new events. While the log is unreadable, the state says so.
 
         Raises:
-            OSError: one that was read before cannot be read at this moment.
+            OSError: a log that was read before cannot be read now.
         """
         try:
             self._folded, self._blocked = apply_all(self._folded, self._tail), NO_TEXT
@@ -87,7 +87,7 @@ class RunWatcher:
 
 
 def with_exit_reason(view: RunState, code: int | None) -> RunState:
-    """A failed view with what the exit code tells, where nobody was left to say it: only the app that started it knows."""
+    """Add the exit code to the error of a run without a final event; only the app that started it knows the code."""
     if not code:
         return view
     return replace(view, error=Text("worker.error_and_exit", error=view.error, exit=exit_codes.describe_exit(code)))

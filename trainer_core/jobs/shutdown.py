@@ -1,4 +1,4 @@
-"""Ends a run that was asked to leave and does not."""
+"""Ends runs that ignore a stop request."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trainer_core.jobs.spawn import WorkerSpawner
 from trainer_core.runs import control, heartbeat
 
 ASLEEP_SECONDS = 30.0
-"""A round that comes so late: the computer slept, or its clock was set. Nobody could answer in that time."""
+"""Longer gaps between rounds mean that the computer slept or its clock was set: no run could answer meanwhile."""
 
 
 class Shutdown:
@@ -20,7 +20,7 @@ class Shutdown:
         self.awake_since = self.last_round = time.time()
 
     def enforce_stop_requests(self) -> None:
-        """End runs that ignored a stop request. The state is in the run folder, so another app can continue."""
+        """End runs that ignored a stop request. The state is in the run folder, so another app can resume them."""
         now = time.time()
         if now - self.last_round > ASLEEP_SECONDS:
             self.awake_since = now
@@ -33,12 +33,12 @@ class Shutdown:
                     control.send_request(watcher.run_dir, "end", str(why))
 
     def seconds_unresponsive(self, watcher: RunWatcher) -> float:
-        """Seconds for which a run could have answered and has not; an app that starts or wakes up counts anew."""
+        """Seconds in which a run could have answered but did not; restarts when the app starts or wakes up."""
         files = control.control_file(watcher.run_dir), watcher.run_dir / "events.jsonl"
         return min(time.time() - self.awake_since, *map(heartbeat.seconds_since_write, files))
 
     def terminate_run(self, watcher: RunWatcher) -> None:
-        """End the processes of a run, and kill those that stay. A start at the same time is waited for, and left alone."""
+        """End the processes of a run, and kill those that stay. Waits for a simultaneous start and spares that worker."""
         with self.spawner.start_lock():
             asked = control.read_control(watcher.run_dir)
             if asked and asked.request == "end":

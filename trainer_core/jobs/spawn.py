@@ -1,4 +1,4 @@
-"""How a worker process is started, ahead of its run or for it. No other file starts one, but for `warm_worker`."""
+"""Starts worker processes, on demand or preloaded. Only this file and `warm_worker` do."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from trainer_core.system import durable, hardware, kernel_cache, project, untrus
 
 WORKER_COMMAND = (sys.executable, "-m", "trainer_core.worker")
 PRELOAD_SECONDS, IDLE_SECONDS = 2.0, 600.0
-"""A worker is made to wait so long after somebody looked at Start, when the page is drawn; and no longer than this."""
+"""Start of preloading, seconds after the Start tab opens (the page is drawn by then), and longest wait of a preloaded worker."""
 
 
 def is_memory_low() -> bool:
@@ -38,13 +38,13 @@ def is_memory_low() -> bool:
 
 
 CREATE_NO_WINDOW, CREATE_NEW_PROCESS_GROUP = 0x08000000, 0x00000200
-"""Windows' words, see CreateProcess."""
+"""Process flags on Windows, see CreateProcess."""
 
 
 def detached_options(system: str = sys.platform) -> Mapping[str, Any]:
-    """How a worker is started so that neither Ctrl-C nor the end of the app's console reaches it.
+    """Options that protect a worker from Ctrl-C and from the end of the app's console.
 
-    On Windows it gets a console without a window, not none: each program that it starts, such as a compiler, would open one.
+    On Windows it gets a hidden console: without one, each program it starts, such as a compiler, would open a window.
     """
     return (
         {"creationflags": CREATE_NO_WINDOW | CREATE_NEW_PROCESS_GROUP}
@@ -60,8 +60,8 @@ class WorkerSpawner:
     """Starts workers, one start at a time.
 
     Args:
-        command: what a worker is started with; the run folder is appended.
-        ahead: whether a worker may be started before its run is, see `preload_for`.
+        command: starts a worker; the run folder is appended.
+            ahead: preload workers, see `preload_for`.
     """
 
     def __init__(self, registry: RunRegistry, device: DeviceMonitor, command: Sequence[str], ahead: bool):
@@ -78,12 +78,12 @@ class WorkerSpawner:
 
     @contextlib.contextmanager
     def start_lock(self) -> Iterator[None]:
-        """One start at a time, in this app and in any other process on the workspace, so that each sees the one before."""
+        """One start at a time across all processes on the workspace, so that each sees the previous one."""
         with self._starting, FileLock(self.start_lock_file):
             yield
 
     def start_worker(self, run_dir: Path, model: str) -> subprocess.Popen[bytes]:
-        """A trainer for a run folder: the one that waits, if it is of this kind, or a new one."""
+        """A trainer for a run folder: the preloaded one if it fits, else a new one."""
         kernel_cache.trim_kernel_cache(kernel_cache.kernel_cache_folder(self.root.resolve()))
         ready, self.waiting = self.waiting, None
         if ready and ready.environment == self.worker_environment(model) and ready.assign(run_dir):
@@ -93,7 +93,7 @@ class WorkerSpawner:
         return self.spawn_worker(run_dir, model, stdin=subprocess.DEVNULL)
 
     def spawn_worker(self, run_dir: Path, model: str, stdin: int) -> subprocess.Popen[bytes]:
-        """A worker for a run folder. A trainer gets its own session and no pipe, so that nothing of the app can hold it up."""
+        """A worker for a run folder. A trainer gets its own session and no pipe, so that the app cannot block it."""
         with durable.disk_errors(run_dir / "worker.log"), untrusted_files.open_for_append(run_dir, "worker.log") as log:
             return subprocess.Popen(
                 [*self.command, str(run_dir.resolve())],
@@ -106,7 +106,7 @@ class WorkerSpawner:
             )
 
     def worker_environment(self, model: str) -> dict[str, str]:
-        """A worker's environment: the device by UUID, UTF-8, no telemetry, and no network where the model is local."""
+        """A worker's environment: the device by UUID, UTF-8, no telemetry, and no network if the model is local."""
         local = model == STARTER or Path(model).expanduser().is_dir()
         ours = {
             "PYTHONUTF8": "1",
@@ -121,7 +121,7 @@ class WorkerSpawner:
         return {**os.environ, **ours, **hardware.worker_environment(self.device.gpu)}
 
     def run_file_facts(self, reasons: Sequence[str], model: str) -> dict[str, object]:
-        """What a run.json says beside the job, which uses this model."""
+        """Fields of run.json beside the job, for this model."""
         versions = {name: version(name) for name in checkpoints.RECORDED_PACKAGES}
         if model == STARTER:
             versions[starter.NAME] = starter.EDITION
@@ -153,7 +153,7 @@ class WorkerSpawner:
             self._starting.release()
 
     def warm_worker_environment(self) -> dict[str, str] | None:
-        """The environment of the worker that shall wait now; None: none shall."""
+        """Environment of the worker to preload; None: preload none."""
         if self._expected is None or self.registry.active_run:
             return None
         model, since = self._expected

@@ -1,5 +1,5 @@
-"""When a run that lives does nothing: its process does not run, or its steps do not come. That is told; it is only acted upon
-where the run was asked to leave, and does not answer."""
+"""Detects stalled runs: the process is alive but silent, or its steps are late. A stall is shown; only a run that ignores a stop
+request is ended."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from trainer_core.runs.run_state import RunState
 from trainer_core.texts import NO_TEXT, Text
 
 SILENT_SECONDS = 12.0
-"""A beat comes every 2 s from a thread of its own; six missing ones are no hiccup."""
+"""The heartbeat thread beats every 2 s; six missed beats are no coincidence."""
 RECENT_STEPS = 20
-"""Steps of the stage at work whose median is the usual time of one."""
+"""Steps of the current stage whose median is the usual step time."""
 STEPS_KNOWN = 3
-"""Steps of a stage before the next one can be called late; the first one also compiles."""
+"""Steps needed before the next one can be late; the first one also compiles."""
 LATE_FACTOR, MIN_LATE_SECONDS = 20, 60.0
-"""A step is late after 20 times the median of the last ones, and not before a minute on the processor."""
+"""A step is late after 20 times the median, and after at least a minute on the processor."""
 CARD_SECONDS = 180.0
-"""The least on a card: a step, check or answer of a shape not seen before compiles first, 20 to 90 s for 8B as far as is known
-without a measurement, and its process says nothing meanwhile."""
+"""The minimum on a card: a step, evaluation or answer of a new shape compiles first, 20 to 90 s for 8B (known, not
+measured), and the process is silent meanwhile."""
 LONG_STEP_FACTOR = 3
-"""A run that was asked to leave may be silent for so many times the longest that it was silent before."""
+"""A run that ignores a stop request may be silent for this multiple of its longest silence so far."""
 
 
 @dataclass(frozen=True)
 class StopTimeouts:
-    """Seconds of silence after which a run that was asked to leave is ended: between steps, and while it loads or saves or its
-    pace is not known yet. card: between steps on a card. kill: after so many more, what has not ended by then is killed."""
+    """Seconds of silence until a run that ignores a stop request is ended. step: between steps, and while it loads, saves or has
+    no known pace. card: between steps on a card. kill: until what is still alive is killed."""
 
     step: float = 60.0
     card: float = CARD_SECONDS
@@ -40,7 +40,7 @@ STOP_TIMEOUTS = StopTimeouts()
 
 
 def stall_reason(view: RunState, since_beat: float, since_word: float) -> Text:
-    """Why a living run is called stalled, or nothing.
+    """Why a live run counts as stalled; empty if it does not.
 
     Args:
         since_beat: seconds since its last heartbeat.
@@ -55,7 +55,7 @@ def stall_reason(view: RunState, since_beat: float, since_word: float) -> Text:
 
 
 def stop_timeout_reason(view: RunState, silent: float, patience: StopTimeouts = STOP_TIMEOUTS) -> Text:
-    """Why a run that was asked to leave is ended now, or nothing. silent: seconds since it was asked, or spoke last."""
+    """Why a run that ignores a stop request is ended now, or empty. silent: seconds since the request or its last event."""
     steps = step_seconds(view)
     checks, answers = [one.seconds for one in view.evaluated], [one.seconds for one in view.sampled]
     saves = [one.seconds for one in view.checkpoints]
@@ -66,7 +66,7 @@ def stop_timeout_reason(view: RunState, silent: float, patience: StopTimeouts = 
 
 
 def typical_step_seconds(view: RunState) -> float | None:
-    """What a step takes in the stage at work; None where that is not known yet, or no step is due."""
+    """Usual seconds per step of the current stage; None if unknown or no step is due."""
     stage = view.training_stage
     newest = list(islice(takewhile(lambda point: point.stage == stage, reversed(view.points)), RECENT_STEPS + 1))
     seconds = [point.seconds for point in newest[:-1]]  # without the stage's first, which also compiles
@@ -74,5 +74,5 @@ def typical_step_seconds(view: RunState) -> float | None:
 
 
 def step_seconds(view: RunState) -> list[float]:
-    """What each step of the stage at work took; none where no step is due."""
+    """Seconds of each step of the current stage; empty if no step is due."""
     return [point.seconds for point in view.points if point.stage == view.training_stage]

@@ -1,4 +1,4 @@
-"""One device, one job: the parts that start, watch and end workers, put together, and the loop that keeps them up to date."""
+"""One device, one job: combines the parts that start, watch and end workers, and refreshes them in a loop."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ ROUND_SECONDS = 1.0
 
 
 class Supervisor:
-    """The parts by name, and a round over them once a second.
+    """The parts, and a loop over them once a second.
 
     Args:
-        workspace: where runs, models and locks lie.
-        command: what a worker is started with; the run folder is appended.
+        workspace: folder of runs, models and locks.
+            command: starts a worker; the run folder is appended.
         device: "auto" takes the GPU if there is one, "cpu" never does.
-        read_machine: how the hardware is read, once a second, by the one thread here.
-        ahead: whether a worker may be started before its run is, see `WorkerSpawner.preload_for`.
-        session: what is kept open from one reading to the next.
-        patience: how long a run that was asked to leave may be silent, see `Shutdown`.
+        read_machine: reads the hardware once a second, from this thread only.
+            ahead: preload workers, see `WorkerSpawner.preload_for`.
+            session: context held open between readings.
+            patience: allowed silence after a stop request, see `Shutdown`.
     """
 
     def __init__(
@@ -59,13 +59,13 @@ class Supervisor:
         self.control.repair_all()
 
     def watch(self) -> Supervisor:
-        """Keep looking from a thread, once a second."""
+        """Start the loop in a thread."""
         malloc.configure_malloc()
         self._thread.start()
         return self
 
     def close(self) -> None:
-        """Stop looking and end Compare. A training run continues."""
+        """End the loop and Compare. A training run continues."""
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -73,7 +73,7 @@ class Supervisor:
         self.spawner.stop_warm_worker()
 
     def _loop(self) -> None:
-        """Round after round, with NVML kept open as long as nothing is wrong: what comes back is only seen by a new start."""
+        """Loop with NVML held open until an error: a card that returns is only visible after NVML restarts."""
         self._trimmed = time.monotonic()
         while not self._ended.is_set():
             with self.session():
@@ -92,13 +92,13 @@ class Supervisor:
             self.registry.refresh()
             self.shutdown.enforce_stop_requests()
             self.spawner.update_warm_worker()
-        except Exception:  # shown in the sidebar; the next round may go well
+        except Exception:  # shown in the sidebar; the next round may succeed
             self.registry.last_error = traceback.format_exc()
         return True
 
 
 def wait_for(condition: Callable[[], bool], seconds: float, every: float = 0.2) -> bool:
-    """Has the condition become true within the time?"""
+    """Wait for the condition. False: `seconds` have passed."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if condition():

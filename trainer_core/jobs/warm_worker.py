@@ -1,4 +1,4 @@
-"""The preloaded worker, as the app starts it."""
+"""The app's side of a preloaded worker."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from trainer_core.runs import heartbeat
 from trainer_core.system import project
 
 IS_SUPPORTED = os.name == "posix"
-"""It takes a fork: the parent must stay small to survive a lack of memory (`worker/restart.py`), so the child preloads."""
+"""Needs fork: the parent must stay small to survive a lack of memory (`worker/restart.py`), so the child preloads."""
 MIN_FREE_BYTES = 4 * 1024**3
-"""Main memory that must be available: what is imported takes about 1 GiB."""
+"""Free main memory required; the imports take about 1 GiB."""
 
 
 @dataclass(frozen=True)
 class WarmWorker:
-    """The app's side. `environment` is what the worker was started with: it serves only runs that want the same."""
+    """A preloaded worker. It serves only runs that need the same `environment`."""
 
     process: subprocess.Popen[bytes]
     environment: Mapping[str, str]
@@ -32,7 +32,7 @@ class WarmWorker:
         return self.process.poll() is None
 
     def assign(self, run_dir: Path) -> bool:
-        """Make it the worker of a run. False: it is gone."""
+        """Make it the worker of a run. False: it has died."""
         assert self.process.stdin
         try:
             self.process.stdin.write(os.fsencode(run_dir.resolve()) + b"\n")
@@ -42,7 +42,7 @@ class WarmWorker:
         return self.is_alive
 
     def stop(self) -> None:
-        """End it, and wait until it is gone."""
+        """End it and wait for its exit."""
         assert self.process.stdin
         with contextlib.suppress(OSError):
             self.process.stdin.close()
@@ -51,7 +51,7 @@ class WarmWorker:
 
 
 def start_warm_worker(log: Path, environment: Mapping[str, str], **options: Any) -> WarmWorker:
-    """Start one. `log` takes what the libraries print while they are imported."""
+    """Start one. `log` receives the output of the imports."""
     with log.open("wb") as file:
         command = [sys.executable, "-m", heartbeat.WARM_WORKER_MODULE]
         process = subprocess.Popen(

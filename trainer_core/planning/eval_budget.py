@@ -1,7 +1,7 @@
-"""The time that a stage's evaluations may take, saves of new bests included: how many rows, and at which steps.
+"""Time budget of a stage's evaluations, including saves of new bests: how many rows, and at which steps.
 
-All checks together cost a bounded share of the stage's time, the reference's pass over their rows included: rows are left out
-first, then checks. The same rows are measured at every check, so that two of them differ by the training alone.
+All evaluations together cost a bounded share of the stage's time, including the reference's pass over their rows: rows are
+dropped first, then evaluations. Every evaluation uses the same rows, so that two differ by training alone.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from trainer_core.methods.steps import is_spaced_step
 from trainer_core.runs.events import Evaluation
 
 EVAL_TIME_SHARE = 0.04
-"""Of the stage's training time, at most; 5 % are promised, and what a check disturbs beside its own time has to fit as well …"""
+"""Largest share of the stage's training time; 5 % are promised, the rest covers slowdown outside the evaluation itself …"""
 GRACE_SECONDS = 2.0
-"""… but so much in any case: a run of a minute would have no held-out curve otherwise."""
+"""… but at least this much: otherwise a run of a minute would have no held-out curve."""
 FORWARD_COST = 0.5
-"""Of a row's time in training, the part that a check takes: with frozen weights the way back costs as much as the way forth.
-Where activations are computed again it is a third, so a check is then cheaper than expected."""
+"""Cost of a row in evaluation ÷ in training: with frozen weights the backward pass costs as much as the forward pass. With
+recomputed activations it is a third, so evaluation is cheaper than estimated."""
 MIN_EVAL_ROWS, MAX_EVAL_ROWS = 4, 256
-"""Rows. Fewer say too little, more say nothing new."""
+"""Fewer rows say too little, more add nothing."""
 
 
 @dataclass(frozen=True)
 class EvalBudget:
-    """The bound for one stage.
+    """The evaluation budget of one stage.
 
-    checks: asked for, evenly spaced. total: optimiser steps. step_rows: rows of a step. passes: over the rows in the first
-    check, where DPO reads the reference as well.
+    checks: requested evaluations, evenly spaced. total: optimiser steps. step_rows: rows per step. passes: over the rows in the
+    first evaluation; two if DPO reads the reference as well.
     """
 
     checks: int
@@ -37,21 +37,21 @@ class EvalBudget:
     passes: int
 
     def allowed_seconds(self, step_seconds: float) -> float:
-        """That all checks may take."""
+        """Seconds for all evaluations together."""
         return max(EVAL_TIME_SHARE * step_seconds * self.total, GRACE_SECONDS)
 
     def row_seconds(self, step_seconds: float) -> float:
-        """What a row should take in a check, by what it takes in training."""
+        """Estimated seconds per row in an evaluation, from those in training."""
         return max(FORWARD_COST * step_seconds / self.step_rows, 1e-6)
 
     def rows_per_check(self, there: int, step_seconds: float) -> int:
-        """How many of the rows that there are each check measures."""
+        """Rows per evaluation."""
         passes = self.checks + self.passes - 1
         affordable = int(self.allowed_seconds(step_seconds) / (self.row_seconds(step_seconds) * passes))
         return min(max(affordable, MIN_EVAL_ROWS), MAX_EVAL_ROWS, there)
 
     def is_due(self, step: int, made: Sequence[Evaluation], there: int, step_seconds: float) -> bool:
-        """Is this step one of the evenly spaced ones, as many as can still be paid for? The last step is one in any case."""
+        """Is this step one of the evenly spaced evaluations that the budget still allows? The last step always is."""
         if not there or not is_spaced_step(step, self.total, self.checks):
             return False
         at, before = (one * self.checks // self.total for one in (step, made[-1].step if made else 0))
@@ -60,7 +60,7 @@ class EvalBudget:
         )
 
     def affordable_checks(self, made: Sequence[Evaluation], there: int, step_seconds: float) -> int:
-        """How many more checks can be paid for: by the last one, or by what a row should take before there was one."""
+        """Affordable remaining evaluations, from the last one's time, or before it from the estimated time per row."""
         allowed = self.allowed_seconds(step_seconds)
         if not made:
             return int(allowed / (min(MIN_EVAL_ROWS, there) * self.row_seconds(step_seconds))) - (self.passes - 1)

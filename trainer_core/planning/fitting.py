@@ -1,7 +1,7 @@
-"""Which settings fit: recommendations.py says what the data needs, memory_model.py what it takes.
+"""Finds settings that fit: recommendations.py knows what the data needs, memory_model.py what it costs.
 
-Where memory is short, what costs least is given up first; what is left is spent on speed. The effective batch never
-moves: memory only decides how it is split.
+If memory is short, the cheapest loss comes first; spare memory goes into speed. The effective batch never changes: memory only
+decides how it is split.
 """
 
 from __future__ import annotations
@@ -54,19 +54,19 @@ FIT_LIMITS = (
     *(FitLimits(share, rank=8) for share in (0.9, 0.75, 0.5)),
     *(FitLimits(0.5, rank=8, tokens=tokens) for tokens in (1024, 512, 256)),
 )
-"""What is given up, in this order: the longest rows, rank, longer and longer rows; no stage more than it must."""
+"""Concessions in this order: the longest rows, rank, then more of the rows; no stage concedes more than it must."""
 FIT_ATTEMPTS = ((FitLimits(), False), *((restraint, True) for restraint in FIT_LIMITS))
-"""With each: does the token table lie in main memory? That leaves the result as it is, so it comes before all that does not."""
+"""Limits, and whether the token table is in main memory. Offloading keeps the result the same, so it precedes any concession."""
 
 StageSetups = dict[str, StageSetup]
-"""Stage -> its setup."""
+"""Stage → its setup."""
 FitCandidate = tuple[StageSetups, dict[str, str]]
-"""A plan and its reasons."""
+"""Setups and reasons."""
 
 
 @dataclass(frozen=True)
 class MemoryBudget:
-    """Where a run will live: free bytes to plan with, on a card or in the machine's main memory, and what was measured there."""
+    """Memory for a run: free bytes on a card or in main memory, and earlier measurements there."""
 
     device: Device
     free: int
@@ -75,17 +75,17 @@ class MemoryBudget:
 
     @classmethod
     def for_machine(cls, machine: Machine, own_pids: Iterable[int] = ()) -> MemoryBudget:
-        """The machine's best card; without one, its processor. Memory of our own workers counts as free."""
+        """The machine's best card, or its processor. Memory of our own workers counts as free."""
         if machine.best_gpu:
             return cls("cuda", machine.best_gpu.budget_bytes(own_pids))
         return cls("cpu", machine.cpu.budget_bytes(), machine.cpu.bfloat16)
 
     def estimate(self, setup: StageSetup) -> MemoryEstimate:
-        """The peak of a stage here, as measured or as reckoned."""
+        """The peak of a stage here, measured or estimated."""
         return estimate_memory(setup, measurement=self.known.find(setup))
 
     def fits(self, setup: StageSetup) -> bool:
-        """Safely: about 85 % of what is free, and the upper estimate not above it."""
+        """The estimate is at most about 85 % of the free bytes, and its upper end at most all of them."""
         planned = self.estimate(setup)
         return planned.upper <= self.free and planned.middle <= SAFE_SHARE * self.free
 
@@ -95,23 +95,21 @@ class MemoryBudget:
 
 @dataclass(frozen=True)
 class FittedSettings:
-    """Settings, what they take, and a reason for each by its name in the recipe (`lora.rank`, `sft.batch_size`, …).
+    """Settings, their memory, and a reason for each, keyed as in the recipe (`lora.rank`, `sft.batch_size`, …).
 
-    `skip_layers`: by stage, layers that need not be recomputed because memory is left for them. `memory`: the token table goes
-    to main memory where that is needed.
+    `skip_layers`: by stage, layers not recomputed because memory is left. `memory`: offloads the token table if needed.
     """
 
     base: BaseFormat
     lora: Lora
     stages: Mapping[str, Training]
-    """Every method's settings by its key; of those that are no stage of the run its defaults."""
+    """Every method's settings by key; defaults for methods that are not in the run."""
     memory: MemoryOptions
     skip_layers: dict[str, int]
     estimates: dict[str, MemoryEstimate]
     reasons: dict[str, str]
 
     def apply_to_recipe(self, recipe: Recipe) -> Recipe:
-        """The recipe with these settings."""
         memory = recipe.memory.model_copy(update={"offload_embedding": self.memory.offload_embedding})
         parts = {"lora": self.lora, "memory": memory, **self.stages}
         return recipe.model_copy(update={"precision": self.base, **parts})
@@ -120,13 +118,13 @@ class FittedSettings:
 def fit_settings(
     room: MemoryBudget, shape: Architecture, method: MethodChain, data: DatasetStats, asked: Recipe | None = None
 ) -> FittedSettings:
-    """The settings for this data on this device, spending what memory is left on speed.
+    """The settings for this data on this device; spare memory is spent on speed.
 
     Args:
-        asked: a recipe whose settings hold where nothing is chosen here, such as packing or DoRA.
+        asked: its settings apply wherever nothing is chosen here, such as packing or DoRA.
 
     Raises:
-        DeviceError: the model does not fit at its smallest, with the bytes needed and free.
+        DeviceError: even the smallest settings do not fit; with the bytes needed and free.
     """
     asked = (asked or Recipe()).model_copy(update={"method": method})
     plan, reasons = find_fitting_plan(room, shape, asked, data)
@@ -136,7 +134,7 @@ def fit_settings(
 
 @dataclass(frozen=True)
 class FitRequest:
-    """What a plan is drawn up from: the model in this format, the recipe as asked, the data."""
+    """Input of a plan: the model in this format, the recipe as asked, the data."""
 
     shape: Architecture
     base: BaseFormat
@@ -145,14 +143,14 @@ class FitRequest:
 
 
 def find_fitting_plan(room: MemoryBudget, shape: Architecture, asked: Recipe, data: DatasetStats) -> FitCandidate:
-    """The first plan at batch 1 that fits, and why it is so: what the data asks for, or less and less of it."""
+    """The first plan at batch 1 that fits, and its reasons: what the data needs, or less step by step."""
     for base, why in base_formats(room, shape):
         request = FitRequest(shape, base, asked, data)
         for restraint, away in FIT_ATTEMPTS:
             if found := least_limited_plan(room, request, restraint, away):
                 plan, reasons = found
                 return plan, {"precision": why, "memory.offload_embedding": embedding_reason(plan)} | reasons
-            if base != "nf4":  # a smaller format costs less than a shorter length
+            if base != "nf4":  # a smaller format is a milder concession than a shorter length
                 break
     least = candidates(room, request, dict.fromkeys(asked.method.stages, restraint), away)
     raise DeviceError(too_small_text(room, least))
@@ -161,7 +159,7 @@ def find_fitting_plan(room: MemoryBudget, shape: Architecture, asked: Recipe, da
 def least_limited_plan(
     room: MemoryBudget, request: FitRequest, restraint: FitLimits, away: bool
 ) -> FitCandidate | None:
-    """The plan under this restraint, if it fits; then each stage as long as fits, so that none is cut for the other's sake."""
+    """The plan within these limits, if it fits; then each stage at its own largest length, so that none is cut for another."""
     each = dict.fromkeys(request.asked.method.stages, restraint)
     found = first_fitting(room, candidates(room, request, each, away))
     milder = [replace(one, rank=restraint.rank) for one in FIT_LIMITS[: FIT_LIMITS.index(restraint)]]
@@ -174,17 +172,15 @@ def least_limited_plan(
 
 
 def first_fitting(room: MemoryBudget, some: Iterable[FitCandidate]) -> FitCandidate | None:
-    """The first that fits."""
     return next((draft for draft in some if room.fits_all(draft[0])), None)
 
 
 def candidates(
     room: MemoryBudget, request: FitRequest, each: Mapping[Stage, FitLimits], away: bool
 ) -> Iterator[FitCandidate]:
-    """The plan within these restraints; then, where rows are short, with 512 tokens for all stages, or for the first alone.
+    """The plan within these limits; for short rows, also with 512 tokens in all stages, or in the first alone.
 
-    A model that is loaded for so many keeps what lies between its layers in main memory, which may save the card more than
-    the longer rows take.
+    A model loaded for that length keeps layer inputs in main memory, which may save the card more than longer rows cost.
     """
     plan, reasons = plan_from_data(room, request, each, away)
     yield plan, reasons
@@ -198,7 +194,7 @@ def candidates(
 
 
 def base_formats(room: MemoryBudget, shape: Architecture) -> Iterator[tuple[BaseFormat, str]]:
-    """The format this device starts with, and the smaller ones."""
+    """This device's default format, then the smaller ones."""
     base, why = resolve_base_format("auto", room.device, room.bfloat16, shape.quantised)
     yield base, str(why)
     sizes: tuple[BaseFormat, ...] = ("fp32", "bf16", "nf4")
@@ -209,7 +205,7 @@ def base_formats(room: MemoryBudget, shape: Architecture) -> Iterator[tuple[Base
 def plan_from_data(
     room: MemoryBudget, request: FitRequest, each: Mapping[Stage, FitLimits], away: bool
 ) -> FitCandidate:
-    """Every stage at batch 1 as the data asks for it within its restraint, and why. `away`: the token table in main memory."""
+    """Every stage at batch 1 as the data needs it within its limits, and why. `away`: the token table in main memory."""
     asked, data = request.asked, request.data
     advice: dict[str, Advice] = {"lora": recommend_lora(asked.method, data, next(iter(each.values())))}
     lora = Lora.model_validate(asked.lora.model_dump() | advice_values(advice["lora"]))
@@ -227,7 +223,7 @@ def plan_from_data(
 
 
 def with_long_rows(plan: StageSetups, stages: Iterable[str]) -> StageSetups:
-    """The plan with 512 tokens in these stages; the whole model is loaded for them."""
+    """The plan with 512 tokens in these stages; the whole model is loaded for that length."""
     longer = {stage: plan[stage].training.model_copy(update={"max_length": LONG_ROW_TOKENS}) for stage in stages}
     return {
         stage: replace(setup, training=longer.get(stage, setup.training), loads=LONG_ROW_TOKENS)
@@ -257,7 +253,7 @@ def embedding_reason(plan: StageSetups) -> str:
 
 
 def too_small_text(room: MemoryBudget, some: Iterable[FitCandidate]) -> Text:
-    """Of the plans with the least of everything, the smallest in numbers."""
+    """The smallest plan, as numbers for an error."""
     needed, plan = min(((peak_bytes(room, plan), plan) for plan, _ in some), key=lambda one: one[0])
     setup = next(iter(plan.values()))
     numbers = {"base": setup.base, "tokens": setup.training.max_length, "rank": setup.lora.rank}
@@ -274,7 +270,7 @@ def peak_bytes(room: MemoryBudget, plan: StageSetups) -> int:
 
 
 def use_spare_memory(room: MemoryBudget, plan: StageSetups, reasons: dict[str, str]) -> StageSetups:
-    """In this order: tokens per micro-batch to 8,192, a 16-bit base, layers kept instead of recomputed, more tokens."""
+    """In this order: tokens per micro-batch up to 8,192, a 16-bit base, layers not recomputed, more tokens."""
     plan = {stage: largest_batch(room, setup, BUSY_TOKENS["cuda"]) for stage, setup in plan.items()}
     plan = try_16_bit_base(room, plan, reasons)
     plan = {stage: with_skip_layers(room, setup) for stage, setup in plan.items()}
@@ -294,7 +290,7 @@ def use_spare_cpu_memory(room: MemoryBudget, plan: StageSetups, reasons: dict[st
 
 
 def largest_batch(room: MemoryBudget, setup: StageSetup, tokens: float = math.inf) -> StageSetup:
-    """The batch doubled as often as it fits, within so many tokens and the effective batch."""
+    """Double the batch while it fits within `tokens` and the effective batch."""
     larger = with_batch(setup, setup.training.batch_size * 2, EFFECTIVE_BATCH)
     if larger.training.batch_size > EFFECTIVE_BATCH or larger.batch_tokens > tokens or not room.fits(larger):
         return setup
@@ -302,7 +298,7 @@ def largest_batch(room: MemoryBudget, setup: StageSetup, tokens: float = math.in
 
 
 def try_16_bit_base(room: MemoryBudget, plan: StageSetups, reasons: dict[str, str]) -> StageSetups:
-    """A 16-bit base if every stage fits with it; a repository that is in 4 bit stays as it is."""
+    """A 16-bit base if every stage fits with it; a repository in 4 bit stays as it is."""
     whole = {stage: replace(setup, base="bf16") for stage, setup in plan.items()}
     if any(setup.shape.quantised for setup in plan.values()):
         reasons["precision"] = "the model comes in 4 bit"
@@ -343,7 +339,7 @@ def batch_reasons(stage: str, setup: StageSetup) -> dict[str, str]:
 
 
 def build_fitted_settings(room: MemoryBudget, plan: StageSetups, reasons: dict[str, str]) -> FittedSettings:
-    """The plan as settings. What nothing spoke for keeps its default and the reason in its own description."""
+    """The plan as settings. Values without advice keep their default and its own description as reason."""
     one = next(iter(plan.values()))
     parts: dict[str, type[StrictModel]] = {"lora": Lora, "memory": MemoryOptions, **STAGE_SETTINGS}
     told = {
@@ -356,7 +352,7 @@ def build_fitted_settings(room: MemoryBudget, plan: StageSetups, reasons: dict[s
         base=one.base,
         lora=one.lora,
         stages={
-            # copies with changes are not checked by pydantic
+            # copies with changes are not validated by pydantic
             key: settings.model_validate(plan[key].training.model_dump()) if key in plan else settings()
             for key, settings in STAGE_SETTINGS.items()
         },

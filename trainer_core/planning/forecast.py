@@ -1,7 +1,7 @@
-"""What a recipe takes on this machine: memory by part, main memory, disk, whether it fits, and a reason for every value.
+"""Forecast of a recipe on this machine: memory by part, main memory, disk, whether it fits, and a reason for every value.
 
-The command line's `plan` and the page's bar are this one answer. A value that was set by hand is never changed: the answer
-says what it costs against the value that fitting.py would take.
+The command line's `plan` and the page's bar share it. It never changes a value set by hand, but reports its cost against the
+value that fitting.py would choose.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from trainer_core.system.format import GIB, format_gb, format_planned_value
 from trainer_core.system.hardware import Machine, reserve_bytes
 
 FREE_ROUNDING_BYTES = 64 * 2**20
-"""Free memory is taken in whole steps of this many bytes, so that a plan does not flicker with every other program."""
+"""Free memory is rounded down to multiples of this many bytes, so that a plan does not flicker with every other program."""
 MIN_COST_SHARE = 0.005
-"""An edit that moves less than this share of the whole is not said to cost anything."""
+"""An edit that moves less than this share of the total counts as free."""
 FITTED_KEYS = {
     "lora": ("rank", "alpha", "rslora", "dropout"),
     **{
@@ -49,13 +49,13 @@ FITTED_KEYS = {
     },
     "memory": ("offload_embedding",),
 }
-"""What fitting.py decides; every other setting is as the recipe has it, for the reason in its own description."""
+"""Settings that fitting.py chooses; all others come from the recipe, with their own description as reason."""
 
 
 @dataclass(frozen=True)
 class SettingExplanation:
-    """One setting: its key in the recipe, its value, and why. Where fitting.py would take another: that one, and the bytes
-    that the present one takes more (less, if negative)."""
+    """One setting: its key in the recipe, its value and reason. If fitting.py would choose another: that value, and the bytes
+    that the present one costs more (less, if negative)."""
 
     key: str
     value: str
@@ -65,7 +65,7 @@ class SettingExplanation:
 
     @property
     def sentence(self) -> str:
-        """`2,048 instead of 512: 3.1 GB more. length 512: covers every row`; the reason alone where nothing else is meant."""
+        """`2,048 instead of 512: 3.1 GB more. length 512: covers every row`; only the reason if the value is as chosen."""
         if not self.chosen:
             return self.why
         more = (
@@ -78,10 +78,10 @@ class SettingExplanation:
 
 @dataclass(frozen=True)
 class Forecast:
-    """One recipe on one machine. Bytes throughout.
+    """The forecast for one recipe on one machine, in bytes.
 
-    device: in words. stages: the peak of each. free: what may be planned with. holders: who holds the rest, in words.
-    suggested: the whole recipe of fitting.py, or None where nothing fits; then `too_big` says why.
+    device: name. stages: the peak of each. free: budget for the plan. holders: who uses the rest, as text.
+    suggested: the whole recipe of fitting.py, or None if nothing fits; `too_big` then says why.
     """
 
     device: str
@@ -104,19 +104,18 @@ class Forecast:
 
     @property
     def peak(self) -> MemoryEstimate:
-        """What the run needs."""
         return self.stages[self.peak_stage]
 
     @property
     def costly_changes(self) -> tuple[SettingExplanation, ...]:
-        """What fitting.py would set otherwise and moves memory; the most expensive first."""
+        """Values that differ from fitting.py and move memory, the most expensive first."""
         costly = [one for one in self.values if one.chosen and abs(one.costs) > MIN_COST_SHARE * self.peak.middle]
         return tuple(sorted(costly, key=lambda one: -one.costs))
 
 
 @dataclass(frozen=True)
 class TargetMachine:
-    """Where a run would live, in words and bytes."""
+    """The device of a run: names and bytes."""
 
     room: MemoryBudget
     device: str
@@ -130,7 +129,7 @@ class TargetMachine:
     def current_machine(
         cls, machine: Machine, own_pids: tuple[int, ...] = (), disk_free: int = 0, use_card: bool = True
     ) -> TargetMachine:
-        """The machine as it is now; memory of our own workers counts as free."""
+        """This machine now; memory of our own workers counts as free."""
         card = machine.best_gpu if use_card else None
         room = MemoryBudget.for_machine(machine if card else replace(machine, gpus=()), own_pids)
         room = replace(room, free=room.free // FREE_ROUNDING_BYTES * FREE_ROUNDING_BYTES)
@@ -140,14 +139,13 @@ class TargetMachine:
 
     @classmethod
     def empty_card(cls, gib: float, machine: Machine, disk_free: int = 0) -> TargetMachine:
-        """An empty card of this size in this machine."""
+        """This machine with an empty card of this size."""
         total = round(gib * GIB)
         room = MemoryBudget("cuda", max(0, total - reserve_bytes(total)))
         return cls(room, f"an empty card of {gib:g} GB", "", machine.cpu.budget_bytes(), disk_free)
 
 
 def dataset_stats(found: RowCounts) -> DatasetStats:
-    """Row counts and lengths as fitting.py needs them."""
     counts = {METHODS[stage].rows: count for stage, count in found.rows.items()}
     lengths = {METHODS[stage].rows: LengthQuantiles(points) for stage, points in found.lengths.items()}
     return DatasetStats(counts.get("chat", 0), counts.get("pairs", 0), lengths.get("chat"), lengths.get("pairs"))
@@ -160,7 +158,7 @@ def make_forecast(
     found: RowCounts,
     known: Mapping[str, Measurement] | None = None,
 ) -> Forecast:
-    """The whole answer; a few milliseconds. `known`: what was measured on this computer, see `measurements.py`."""
+    """The whole forecast, in a few milliseconds. `known`: measurements on this computer, see `measurements.py`."""
     data = dataset_stats(found)
     room = replace(place.room, known=MeasuredMemory.for_device(place.id, known or {}))
     setups = setups_with_skip_layers(recipe, shape, room, data)
@@ -199,7 +197,7 @@ SetupsByStage = dict[str, StageSetup]
 def setups_with_skip_layers(
     recipe: Recipe, shape: Architecture, room: MemoryBudget, data: DatasetStats
 ) -> SetupsByStage:
-    """Every stage as memory sees it, with as many kept layers as there is room for."""
+    """The memory setup of every stage, with as many kept layers as fit."""
     base, found = base_format(recipe, shape, room), {}
     for stage in recipe.method.stages:
         setup = build_setup(recipe, stage, shape, base, room.device, data.length_quantiles(METHODS[stage].rows).longest)
@@ -209,12 +207,12 @@ def setups_with_skip_layers(
 
 
 def base_format(recipe: Recipe, shape: Architecture, room: MemoryBudget) -> BaseFormat:
-    """The format that the recipe's base would have here."""
+    """The base format that the recipe gets here."""
     return resolve_base_format(recipe.precision, room.device, room.bfloat16, shape.quantised)[0]
 
 
 def peak_without_skip_layers(room: MemoryBudget, setups: SetupsByStage) -> MemoryEstimate:
-    """The peak without layers that are only kept because memory is left for them."""
+    """The peak without layers that are kept only because memory is left."""
     return peak_estimate(room.estimate(replace(setup, skip_layers=0)) for setup in setups.values())
 
 
@@ -226,7 +224,7 @@ def fit_settings_cached(room: MemoryBudget, shape: Architecture, asked: Recipe, 
 def suggest_settings(
     room: MemoryBudget, shape: Architecture, recipe: Recipe, data: DatasetStats
 ) -> tuple[FittedSettings | None, str]:
-    """What fitting.py would take, or why it can take nothing."""
+    """The settings of fitting.py, or why it finds none."""
     try:
         return fit_settings_cached(room, shape, recipe, data), ""
     except DeviceError as error:
@@ -236,7 +234,7 @@ def suggest_settings(
 def explain_settings(
     recipe: Recipe, other: Recipe, reasons: Mapping[str, str], takes: Callable[[Recipe], int]
 ) -> Iterator[SettingExplanation]:
-    """Every setting with its reason, and the cost of those that are not as chosen."""
+    """Every setting with its reason, and the cost of values that differ from the chosen ones."""
     for key, one, usual in compare_settings(recipe, other):
         value = SettingExplanation(key, format_planned_value(one), reasons[key])
         if one == usual:
@@ -247,7 +245,7 @@ def explain_settings(
 
 
 def dependent_reason(recipe: Recipe, key: str) -> str:
-    """The reason for a value that depends on another one, made from the values that stand there; nothing for all others."""
+    """The reason for a value that depends on another one, from the present values; empty for all others."""
     part, _, name = key.partition(".")
     if name == "accumulation":
         settings = getattr(recipe, part)
@@ -259,14 +257,14 @@ def dependent_reason(recipe: Recipe, key: str) -> str:
 
 
 def apply_settings(suited: FittedSettings, recipe: Recipe, shape: Architecture, room: MemoryBudget) -> Recipe:
-    """The recipe with the settings of fitting.py; "auto" stays where it stands for the format that was chosen."""
+    """The recipe with the settings of fitting.py; "auto" stays if it yields the chosen format."""
     found = suited.apply_to_recipe(recipe)
     stays = base_format(recipe, shape, room) == suited.base
     return found.model_copy(update={"precision": recipe.precision}) if stays else found
 
 
 def compare_settings(recipe: Recipe, other: Recipe) -> Iterator[tuple[str, Any, Any]]:
-    """Every setting that has a reason: its key, its value, and that of fitting.py where it decides."""
+    """Every setting that has a reason: key, value, and fitting.py's value if it chooses one."""
     yield "precision", recipe.precision, other.precision
     for part, decided in FITTED_KEYS.items():
         if part not in ("lora", "memory", *recipe.method.stages):
@@ -278,7 +276,7 @@ def compare_settings(recipe: Recipe, other: Recipe) -> Iterator[tuple[str, Any, 
 
 
 def recipe_with_suggestions(recipe: Recipe, other: Recipe) -> Recipe:
-    """The recipe with the values of fitting.py, and everything it does not decide as it was."""
+    """The recipe with the values of fitting.py; settings it does not choose stay."""
     return changes.with_changes(
         recipe, {key: usual for key, one, usual in compare_settings(recipe, other) if one != usual}
     )
@@ -287,14 +285,14 @@ def recipe_with_suggestions(recipe: Recipe, other: Recipe) -> Recipe:
 def resource_shortages(
     place: TargetMachine, host: tuple[MemoryPart, ...], disk: tuple[MemoryPart, ...]
 ) -> Iterator[str]:
-    """What else than the card's memory is too little."""
+    """Shortages of main memory and disk."""
     for name, parts, free in (("main memory", host, place.host_free), ("disk", disk, place.disk_free)):
         if (upper := certain_bytes(parts)) > free:
             yield f"Too little {name}: up to {format_gb(upper)} are needed, {format_gb(free)} are free."
 
 
 def forecast_notes(found: RowCounts, measured_stages: list[str]) -> Iterator[str]:
-    """How sure the plan is."""
+    """Limits of the plan's accuracy."""
     if not found.measured:
         yield "Row lengths are guessed from the letters; they are measured once the model is on this computer."
     if measured_stages:

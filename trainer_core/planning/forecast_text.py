@@ -1,4 +1,4 @@
-"""A forecast as lines of text and as JSON: the memory table by part, main memory, disk, and every value with its reason."""
+"""A forecast as text and as JSON: the memory table by part, main memory, disk, and every value with its reason."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def forecast_lines(plan: Forecast) -> Iterator[str]:
 
 
 def parts_table(title: str, parts: Sequence[MemoryPart]) -> Iterator[str]:
-    """Parts and their sum, lower and upper, in GB; below it what a run can do without."""
+    """Parts and their sum, lower and upper, in GB; optional parts are below the sum."""
     rows = [part for part in parts if part.name != SKIP_LAYERS_PART]
     kept = [part for part in parts if part.name == SKIP_LAYERS_PART]
     yield f"{title:<28}{'lower':>9}{'upper':>9}"
@@ -42,7 +42,7 @@ def parts_table(title: str, parts: Sequence[MemoryPart]) -> Iterator[str]:
 
 
 def forecast_as_json(plan: Forecast) -> dict[str, Any]:
-    """The same in plain values; bytes throughout."""
+    """The forecast as plain values, in bytes."""
     return {
         "device": plan.device,
         "free": plan.free,

@@ -1,6 +1,6 @@
-"""What memory really took on this computer, by device, versions, model, format and method; kept in the workspace.
+"""Memory measured on this computer, by device, versions, model, format and method; stored in the workspace.
 
-A later plan for the same model takes these numbers for its own, whatever rank, batch or length it has.
+Later plans for the same model use these numbers, for any rank, batch or length.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ VERSIONED_PACKAGES = ("torch", "unsloth", "trl")
 
 
 class MeasurementFile(StrictModel):
-    """What measured.json holds."""
+    """Contents of measured.json."""
 
     known: dict[str, Measurement] = {}
 
 
 @dataclass(frozen=True)
 class MeasuredMemory:
-    """What was measured on one device, to be asked for each setup."""
+    """Measurements of one device, looked up by setup."""
 
     device: str = ""
     found: tuple[tuple[str, Measurement], ...] = ()
 
     @classmethod
     def for_device(cls, device: str, found: Mapping[str, Measurement]) -> MeasuredMemory:
-        """`device`: a card's UUID, or the processor's name. `found`: see `recall`."""
+        """`device`: a card's UUID, or the processor's name. `found`: see `load_measurements`."""
         return cls(device, tuple((name, one) for name, one in found.items() if name.startswith(f"{device} ")))
 
     def find(self, setup: StageSetup) -> Measurement | None:
@@ -46,9 +46,9 @@ class MeasuredMemory:
 
 
 def measurement_key(device: str, setup: StageSetup) -> str:
-    """What a measurement holds for. `device`: a card's UUID, or the processor's name.
+    """Key of a measurement. `device`: a card's UUID, or the processor's name.
 
-    Rows of other kernels, and checkpoints in another memory, take another number of bytes for a token.
+    Other kernels, and checkpoints in another memory, change the bytes per token.
     """
     shape = setup.shape
     sizes = (shape.family, shape.layers, shape.hidden, shape.mlp, shape.query, shape.key, shape.vocabulary)
@@ -63,7 +63,7 @@ def library_versions() -> tuple[str, ...]:
 
 
 def load_measurements(workspace: Workspace) -> dict[str, Measurement]:
-    """Everything measured so far; nothing where the file is missing or of another version."""
+    """All measurements so far; empty if the file is missing or of another version."""
     try:
         return MeasurementFile.model_validate_json((workspace.root / "measured.json").read_bytes()).known
     except (FileNotFoundError, ValidationError):
@@ -71,7 +71,7 @@ def load_measurements(workspace: Workspace) -> dict[str, Measurement]:
 
 
 def save_measurement(workspace: Workspace, name: str, found: Measurement) -> None:
-    """Keep a measurement in the place of an earlier one.
+    """Store a measurement and replace an earlier one.
 
     Raises:
         DiskError: it cannot be written.
@@ -82,7 +82,7 @@ def save_measurement(workspace: Workspace, name: str, found: Measurement) -> Non
 
 @dataclass(frozen=True)
 class ProbePoint:
-    """A micro-batch of so many tokens had this peak, and took this long."""
+    """Peak and duration of a micro-batch with this many tokens."""
 
     tokens: int
     bytes: int
@@ -90,18 +90,18 @@ class ProbePoint:
 
 
 def extrapolate_peak(points: Sequence[ProbePoint], tokens: int) -> float:
-    """The peak at so many tokens, on the line through the last two points."""
+    """The peak at this many tokens, on the line through the last two points."""
     first, last = points[-2:]
     return last.bytes + (tokens - last.tokens) * bytes_per_token(first, last)
 
 
 def bytes_per_token(first: ProbePoint, last: ProbePoint) -> float:
-    """Bytes for one more token; memory never falls with tokens, whatever the noise."""
+    """Bytes per extra token, at least 0: memory never falls with more tokens, apart from noise."""
     return max(0.0, (last.bytes - first.bytes) / max(1, last.tokens - first.tokens))
 
 
 def fit_measurement(points: Sequence[ProbePoint], optimiser: int, setup: StageSetup) -> Measurement:
-    """What holds for other ranks, batches and lengths too: bytes a token, and what is neither that nor exactly known."""
+    """The part valid for other ranks, batches and lengths too: bytes per token, and the rest that is not exactly known."""
     first, last = points[-2:]
     per_token = bytes_per_token(first, last)
     rest = last.bytes + optimiser - per_token * last.tokens - sum(static_parts(setup).values())

@@ -1,4 +1,4 @@
-"""What only a measurement can tell of a run's memory, each with a lower and an upper value, for a card and for the processor."""
+"""Memory coefficients that only a measurement can determine, as lower and upper values, for a card and for the processor."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ BaseFormat = Literal["nf4", "bf16", "fp32"]
 
 @dataclass(frozen=True)
 class MemoryCoefficients:
-    """What only a measurement can tell, on CUDA. Bytes, or as said.
+    """CUDA coefficients, in bytes unless stated otherwise.
 
     activation: hidden-width numbers alive per token of one layer, in units of the MLP width (5 ± 20 %: 4 with the
     kernels of 2026, 6 with those of December 2024). head: workspace of the fused loss. context: CUDA, cuBLAS,
-    bitsandbytes and Triton. fragmentation: share of everything that torch holds. whole_layer: factor on the numbers a
-    layer keeps when it is not recomputed. unfused: bytes per token and vocabulary entry where a trainer builds the
-    logits; Tunebench's does not. logits: the same for a method that keeps them; none where Unsloth's head takes its place.
-    unknown: share added for an architecture we have no exact rule for.
-    slow_path: factor on activations where Unsloth's kernels stand aside, that is with dropout or DoRA.
+    bitsandbytes and Triton. fragmentation: share of all memory that torch holds. whole_layer: factor on the numbers a
+    layer keeps when it is not recomputed. unfused: bytes per token and vocabulary entry if a trainer builds the
+    logits; Tunebench's does not. logits: the same for a method that keeps them; 0 if Unsloth's head replaces it.
+    unknown: share added for an architecture without an exact rule.
+    slow_path: factor on activations where Unsloth does not use its kernels, that is with dropout or DoRA.
     """
 
     activation: float
@@ -51,9 +51,9 @@ HIGH_COEFFICIENTS = MemoryCoefficients(
 
 @dataclass(frozen=True)
 class CpuMemoryCoefficients:
-    """The same for the processor, fitted to peaks of three models of 64M to 280M weights (unsloth 2026.10.9, torch 2.13).
+    """Processor coefficients, fitted to peaks of three models of 64M to 280M weights (unsloth 2026.10.9, torch 2.13).
 
-    number: bytes per number that a layer keeps, by the base's format; nothing is recomputed there. tile: copies of a
+    number: bytes per number that a layer keeps, by the base's format; nothing is recomputed. tile: copies of a
     4,096-token × 32,768-entry tile of the loss. logits: bytes per token and entry for a method that keeps all of them; an
     estimate from their 32-bit copies and gradients. context: Python with torch and Unsloth.
     """

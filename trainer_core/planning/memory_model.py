@@ -1,8 +1,8 @@
-"""What a run takes in memory and on disk, part by part, before anything is loaded. Pure arithmetic on a model's shape.
+"""Memory and disk use of a run, part by part, before anything is loaded. Pure arithmetic on a model's shape.
 
-What can be counted is exact: weights, NF4 blocks, adapters, gradients, optimiser states. What cannot has a lower and an
-upper value, in `memory_coefficients.py`. The formulas follow bitsandbytes, PEFT and Unsloth's checkpointing; published peaks and
-peaks measured on a processor are the table in tests/trainer_core/planning/test_memory_model.py.
+Countable parts are exact: weights, NF4 blocks, adapters, gradients, optimiser states. The others have a lower and an
+upper value, in `memory_coefficients.py`. The formulas follow bitsandbytes, PEFT and Unsloth's checkpointing; published and
+measured (processor) peaks are the table in tests/trainer_core/planning/test_memory_model.py.
 """
 
 from __future__ import annotations
@@ -36,37 +36,37 @@ Device = Literal["cuda", "cpu"]
 FitLevel = Literal["fits", "tight", "too big"]
 
 SAFE_SHARE = 0.85
-"""Up to here a plan is called safe; above, the first step decides."""
+"""A plan up to this share of free memory is safe; above it, the first step decides."""
 BYTES_PER_NUMBER: dict[BaseFormat, int] = {"nf4": 2, "bf16": 2, "fp32": 4}
-"""Bytes of a number that is not quantised: embeddings, norms, biases, activations."""
+"""Bytes per unquantised number: embeddings, norms, biases, activations."""
 LONG_ROW_TOKENS = 512
-"""A model that is loaded for so many tokens keeps its checkpoints in main memory; for fewer Unsloth leaves them on the card."""
+"""From this length Unsloth keeps a model's checkpoints in main memory; below it they stay on the card."""
 
 
 LOSS_TILE = (4096, 32_768)
 
 
 class Measurement(StrictModel):
-    """What a probe found for a model, format and method: bytes for each token of a micro-batch, and all that is neither that
-    nor among the exactly known parts. On a card the CUDA context is not in it."""
+    """A probe's result for a model, format and method: bytes per token of a micro-batch, and the rest that is neither that
+    nor exactly known. On a card it excludes the CUDA context."""
 
     per_token: float
     rest: float
 
 
 SKIP_LAYERS_PART = "Kept layers"
-"""The part that a run can do without: layers that are kept only where memory is left for them."""
+"""The optional part: layers that are kept only while memory is left."""
 MEASUREMENT_MARGIN = (0.97, 1.05)
-"""How far the next run may be from what was measured: other rows, other fragments."""
+"""Deviation of the next run from the measurement: other rows, other fragmentation."""
 
 
 @dataclass(frozen=True)
 class StageSetup:
-    """One stage of a run, as far as memory is concerned.
+    """One stage of a run, for memory estimates.
 
-    reference: a frozen copy of the adapter before the stage is kept. longest: tokens of the longest row, where that is known.
-    skip_layers: layers that are kept instead of recomputed. offload_embedding: the token table lies in main memory.
-    loads: tokens that the model is loaded for, the longest of all stages, where that is more than this stage has.
+    reference: a frozen copy of the adapter before the stage is kept. longest: tokens of the longest row, if known.
+    skip_layers: layers kept instead of recomputed. offload_embedding: the token table is in main memory.
+    loads: tokens the model is loaded for, the longest of all stages, if more than this stage's own.
     """
 
     shape: Architecture
@@ -82,12 +82,12 @@ class StageSetup:
 
     @property
     def is_long(self) -> bool:
-        """Is the model loaded for rows so long that checkpoints are kept in main memory? The processor has one memory."""
+        """Are rows long enough that checkpoints are kept in main memory? The processor has one memory only."""
         return self.device == "cuda" and max(self.loads, self.training.max_length) >= LONG_ROW_TOKENS
 
     @property
     def is_slow_path(self) -> bool:
-        """Do Unsloth's kernels stand aside?"""
+        """Does Unsloth skip its own kernels?"""
         return bool(self.lora.dropout or self.lora.dora)
 
     @property
@@ -98,13 +98,13 @@ class StageSetup:
 
     @property
     def batch_tokens(self) -> int:
-        """Tokens of one micro-batch. A row of pairs is two sequences."""
+        """Tokens of one micro-batch. A pair is two sequences."""
         return self.training.batch_size * self.sequence_tokens * self.training.method.sequences
 
 
 @dataclass(frozen=True)
 class MemoryPart:
-    """One bar of the plan, in bytes."""
+    """One part of the plan, in bytes."""
 
     name: str
     lower: int
@@ -113,7 +113,7 @@ class MemoryPart:
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Peak memory of the device by part, and of the machine's main memory beside a card. In bytes."""
+    """Peak memory of the device by part, plus main memory if the device is a card, in bytes."""
 
     parts: tuple[MemoryPart, ...]
     host: tuple[MemoryPart, ...] = ()
@@ -128,7 +128,7 @@ class MemoryEstimate:
 
     @property
     def middle(self) -> int:
-        """What to show as "about"."""
+        """The value shown as "about"."""
         return (self.lower + self.upper) // 2
 
 
@@ -141,7 +141,7 @@ class FitVerdict:
 def resolve_base_format(
     precision: Precision, device: Device, bfloat16: bool = False, quantised: bool = False
 ) -> tuple[BaseFormat, Text]:
-    """The format that "auto" stands for, and why. `bfloat16`: the processor computes in it itself."""
+    """The format that "auto" selects, and why. `bfloat16`: the processor computes in it natively."""
     if precision != "auto":
         return precision, Text("precision.chosen")
     if device == "cuda":
@@ -156,7 +156,7 @@ def resolve_base_format(
 def setups_for_machine(
     recipe: Recipe, shape: Architecture, machine: Machine, longest: dict[str, int] | None = None
 ) -> dict[str, StageSetup]:
-    """One Setup for each stage of a recipe on this machine's best card, or its processor. `longest`: tokens per stage."""
+    """One setup per stage of a recipe on this machine's best card, or its processor. `longest`: tokens per stage."""
     device: Device = "cuda" if machine.best_gpu else "cpu"
     base, _ = resolve_base_format(recipe.precision, device, machine.cpu.bfloat16, shape.quantised)
     return {
@@ -168,7 +168,7 @@ def setups_for_machine(
 def build_setup(
     recipe: Recipe, stage: Stage, shape: Architecture, base: BaseFormat, device: Device, longest: int | None = None
 ) -> StageSetup:
-    """One stage of a recipe as memory sees it. A table that is the output head as well stays where it is."""
+    """One stage of a recipe as a setup. A token table tied to the output head is never offloaded."""
     stages = recipe.method.stages
     training: Training = recipe.stage_settings(stage)
     return StageSetup(
@@ -190,7 +190,7 @@ def estimate_memory(
     high: MemoryCoefficients = HIGH_COEFFICIENTS,
     measurement: Measurement | None = None,
 ) -> MemoryEstimate:
-    """The peak of one stage. A measurement takes the place of the priors, which may also be handed in (CUDA)."""
+    """The peak of one stage. A measurement replaces the coefficients, which a caller may also pass (CUDA)."""
     if measurement:
         host = host_parts(setup) if setup.device == "cuda" else ()
         return MemoryEstimate(
@@ -204,7 +204,7 @@ def estimate_memory(
 
 
 def fit_verdict(estimate: MemoryEstimate, free: int) -> FitVerdict:
-    """Fits: about 85 % of the free bytes at most, and never more than all of them. Else tight, or too big."""
+    """Fits: at most about 85 % of the free bytes, and never more than all of them. Otherwise tight, or too big."""
     about, has = format_gb(estimate.middle), format_gb(free)
     if estimate.middle <= SAFE_SHARE * free and estimate.upper <= free:
         return FitVerdict("fits", f"Fits: about {about} of {has} free.")
@@ -214,7 +214,7 @@ def fit_verdict(estimate: MemoryEstimate, free: int) -> FitVerdict:
 
 
 def make_memory_parts(low: dict[str, float], high: dict[str, float]) -> tuple[MemoryPart, ...]:
-    """Two answers to the same questions as parts; what is nothing in both is left out."""
+    """Combine lower and upper values into parts; drops parts that are 0 in both."""
     return tuple(MemoryPart(name, math.floor(low[name]), math.ceil(high[name])) for name in low if high[name] > 0)
 
 
@@ -250,12 +250,12 @@ def cpu_parts(setup: StageSetup, prior: CpuMemoryCoefficients) -> dict[str, floa
 
 
 def full_logits_bytes(setup: StageSetup, each: float) -> float:
-    """Of a method that keeps the logits of all tokens; 0 for all others."""
+    """Bytes of the logits of all tokens, for a method that keeps them; otherwise 0."""
     return setup.batch_tokens * setup.shape.vocabulary * each if setup.training.method.full_logits else 0
 
 
 def parts_from_measurement(setup: StageSetup, measurement: Measurement, end: int) -> dict[str, float]:
-    """The lower (end 0) or upper (end 1) value of each part where the run was measured."""
+    """The lower (end 0) or upper (end 1) value of each part, from a measurement."""
     prior = (LOW_COEFFICIENTS, HIGH_COEFFICIENTS)[end]
     return static_parts(setup) | {
         "Activations, measured": setup.batch_tokens * measurement.per_token * MEASUREMENT_MARGIN[end],
@@ -266,7 +266,7 @@ def parts_from_measurement(setup: StageSetup, measurement: Measurement, end: int
 
 
 def static_parts(setup: StageSetup) -> dict[str, float]:
-    """What is there from the first step to the last; exact."""
+    """Parts that exist from the first step to the last; exact."""
     trained = adapter_parameters(setup.shape, setup.lora)
     return {
         "Base weights": linear_bytes(setup.shape, setup.base),
@@ -287,9 +287,9 @@ def linear_bytes(shape: Architecture, base: BaseFormat) -> int:
 
 
 def nf4_bytes(linear: LinearLayer, double: bool = True) -> int:
-    """One layer in bitsandbytes' NF4: two weights a byte, a scale for each 64, the code table of 16 numbers.
+    """One layer in bitsandbytes' NF4: two weights per byte, one scale per 64 weights, the code table of 16 numbers.
 
-    Double quantisation makes the scales one byte each, with a scale of their own for each 256 of them, an offset and
+    Double quantisation stores each scale in one byte, plus a second scale per 256 of them, an offset and
     a code table of 256 numbers. Without it the scales are 32-bit numbers.
     """
     blocks = -(-linear.weight_count // 64)
@@ -298,7 +298,7 @@ def nf4_bytes(linear: LinearLayer, double: bool = True) -> int:
 
 
 def unquantised_bytes(setup: StageSetup) -> int:
-    """Embeddings, norms, biases and a picture encoder, which are never quantised."""
+    """Embeddings, norms, biases and an image encoder, which are never quantised."""
     shape = setup.shape
     return (shape.embedding_weights + shape.norm_and_bias_weights + shape.vision) * BYTES_PER_NUMBER[
         setup.base
@@ -306,7 +306,7 @@ def unquantised_bytes(setup: StageSetup) -> int:
 
 
 def embedding_offload_bytes(setup: StageSetup) -> int:
-    """The token table, where it lies in main memory. Unsloth leaves one on the card that is the output head as well."""
+    """The offloaded token table. Unsloth leaves one that is tied to the output head on the card."""
     shape = setup.shape
     moved = setup.offload_embedding and not shape.tied
     return shape.vocabulary * shape.hidden * BYTES_PER_NUMBER[setup.base] if moved else 0
@@ -318,7 +318,7 @@ def target_linears(shape: Architecture, lora: Lora) -> tuple[LinearLayer, ...]:
 
 
 def adapter_sizes(shape: Architecture, lora: Lora) -> tuple[int, ...]:
-    """The numbers in each trained tensor of one block: A, B and, with DoRA, one length per output."""
+    """Sizes of the trained tensors of one block: A, B and, with DoRA, one length per output."""
     return tuple(
         size
         for linear in target_linears(shape, lora)
@@ -334,8 +334,8 @@ def adapter_parameters(shape: Architecture, lora: Lora) -> int:
 def optimiser_bytes(setup: StageSetup) -> int:
     """The two states of AdamW for every trained number.
 
-    8 bit: a byte each, a 32-bit scale per 256, two tables in all; a tensor under 4,096 numbers stays in 32 bit. Else
-    32 bit each, and a step counter per tensor. The processor has no 8-bit AdamW.
+    8 bit: one byte each, a 32-bit scale per 256, two tables in all; a tensor under 4,096 numbers stays in 32 bit.
+    Otherwise 32 bit each, and a step counter per tensor. The processor has no 8-bit AdamW.
     """
     sizes = adapter_sizes(setup.shape, setup.lora)
     wanted = setup.training.optimiser
@@ -346,7 +346,7 @@ def optimiser_bytes(setup: StageSetup) -> int:
 
 
 def activation_bytes(setup: StageSetup, prior: MemoryCoefficients) -> float:
-    """One layer's numbers while it is recomputed, for all tokens of the micro-batch."""
+    """One layer's numbers during recomputation, for all tokens of the micro-batch."""
     shape = setup.shape
     numbers = setup.batch_tokens * (prior.activation * shape.mlp + 7 * shape.hidden)
     numbers *= prior.slow_path if setup.is_slow_path else 1
@@ -357,13 +357,13 @@ def activation_bytes(setup: StageSetup, prior: MemoryCoefficients) -> float:
 
 
 def dora_bytes(linear: LinearLayer) -> int:
-    """DoRA builds the product A·B in full, from an identity matrix, to learn its length; in 32 bit."""
+    """DoRA computes the full product A·B in 32 bit, from an identity matrix, to get its length."""
     return 4 * (linear.fan_in**2 + 2 * linear.weight_count)
 
 
 def has_offloaded_checkpoints(setup: StageSetup) -> bool:
-    """Unsloth's checkpointing moves a layer's input to main memory if the model is loaded for long rows and the block is large
-    enough; how long the rows are in fact is all the same."""
+    """Unsloth offloads a layer's input if the model is loaded for long rows and the block is large enough, whatever the rows'
+    real length."""
     return setup.is_long and layer_input_bytes(setup) > 2 * MIB
 
 
@@ -376,7 +376,7 @@ def checkpoint_bytes(setup: StageSetup) -> int:
 
 
 def skip_layers_bytes(setup: StageSetup) -> int:
-    """What layers hold that are not recomputed."""
+    """Activations of the layers that are not recomputed."""
     numbers = 2 * setup.shape.mlp + 8 * setup.shape.hidden + 2 * setup.shape.key
     return setup.skip_layers * setup.batch_tokens * numbers * BYTES_PER_NUMBER[setup.base]
 
@@ -387,12 +387,12 @@ def unpacking_bytes(setup: StageSetup) -> int:
 
 
 def numbers_per_token(shape: Architecture) -> int:
-    """Numbers that one token leaves in one layer when nothing is recomputed: inputs of every product and norm."""
+    """Numbers per token that one layer keeps without recomputation: inputs of every product and norm."""
     return 6 * shape.mlp + 10 * shape.hidden + 4 * (shape.query + shape.key)
 
 
 def host_parts(setup: StageSetup) -> tuple[MemoryPart, ...]:
-    """Main memory beside a card: the process, what is offloaded in blocks of a power of two, an offloaded token table."""
+    """Main memory beside a card: the process, offloaded checkpoints (in blocks of a power of two), an offloaded token table."""
     pinned = (
         setup.shape.layers * 2 ** math.ceil(math.log2(layer_input_bytes(setup)))
         if has_offloaded_checkpoints(setup)
@@ -408,8 +408,7 @@ def host_parts(setup: StageSetup) -> tuple[MemoryPart, ...]:
 
 
 def disk_parts(setups: Mapping[str, StageSetup], steps: Mapping[str, int]) -> tuple[MemoryPart, ...]:
-    """What a run leaves on disk: an adapter per stage and its checkpoints; and what an export as a whole 16-bit model would add,
-    which need not be made.
+    """Disk use of a run: an adapter per stage and its checkpoints; plus an optional export as a whole 16-bit model.
 
     A checkpoint is the adapter, the optimiser's states, and up to 40 MB of tokenizer and trainer state.
     """
@@ -429,22 +428,22 @@ def disk_parts(setups: Mapping[str, StageSetup], steps: Mapping[str, int]) -> tu
 
 
 def checkpoint_counts(steps: int) -> tuple[int, int]:
-    """Checkpoints of a stage at the least and the most: at its parts; then the newest, the best, and the one being written."""
+    """Fewest and most checkpoints of a stage: at its parts; plus the newest, the best, and the one being written."""
     parts = min(SAVES_PER_STAGE, steps)
     return parts, min(SAVES_PER_STAGE + KEEP_NEWEST + 1, steps) + 1
 
 
 def certain_bytes(parts: Iterable[MemoryPart]) -> int:
-    """The upper sum of what comes in any case."""
+    """The upper sum of the parts that are not optional."""
     return sum(part.upper for part in parts if part.lower)
 
 
 def peak_estimate(estimates: Iterable[MemoryEstimate]) -> MemoryEstimate:
-    """The stage with the highest peak; a run needs that much."""
+    """The highest peak of all stages, which the run needs."""
     return max(estimates, key=lambda one: one.upper)
 
 
 def with_batch(setup: StageSetup, batch: int, effective: int) -> StageSetup:
-    """The same stage with another micro-batch and the accumulation that keeps the effective batch."""
+    """The same stage with another micro-batch, and the accumulation that preserves the effective batch."""
     change = {"batch_size": batch, "accumulation": effective // batch}
     return replace(setup, training=setup.training.model_copy(update=change))

@@ -1,7 +1,7 @@
-"""What to do when memory runs out: which errors say so, which smaller settings keep the result, and what is left to offer.
+"""Handles out-of-memory errors: recognises them, finds smaller settings with the same result, and offers the rest.
 
-Half the batch with twice the accumulation is the same training: the losses differ by rounding (4.8e-7 in ten steps). What would
-change the result is never done by itself, only offered.
+Half the batch with twice the accumulation is the same training: the losses differ by rounding (4.8e-7 in ten steps). Changes
+that affect the result are offered, never applied automatically.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ OUT_OF_MEMORY_PATTERN = re.compile(
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Does the error, or what caused it, say that memory ran out? The same thing has many names."""
+    """Is the error, or its cause, a lack of memory? Libraries report it in many ways."""
     return any(
         isinstance(one, MemoryError) or OUT_OF_MEMORY_PATTERN.search(str(one)) or "OutOfMemory" in type(one).__name__
         for one in error_chain(error)
@@ -39,7 +39,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @dataclass(frozen=True)
 class MemoryFallback:
-    """Settings that take less memory and train the same. summary: what they are."""
+    """Settings that take less memory and train the same. summary: as text."""
 
     settings: tuple[SettingChanged, ...]
     summary: Text
@@ -53,13 +53,13 @@ def next_fallback(
     loading: bool = False,
     shape: Architecture | None = None,
 ) -> MemoryFallback | None:
-    """The next smaller setting that a run takes by itself; None after three, or when no fallback is left.
+    """The next smaller setting that a run may take by itself; None after three, or if none is left.
 
     Args:
-        taken: fallbacks that this run has taken already.
-        on_card: the run trains on a GPU; the processor keeps no layers and has only one memory.
-        loading: memory ran out before there was any batch, so a smaller one is no help.
-        shape: the model's; Unsloth leaves a table on the card that is the output head as well. None: not known, so it is tried.
+        taken: fallbacks already taken in this run.
+            on_card: the run trains on a GPU; the processor keeps no layers and has only one memory.
+            loading: memory ran out before the first batch, so a smaller batch does not help.
+            shape: the model's; Unsloth leaves a table tied to the output head on the card. None: unknown, so offloading is tried.
     """
     return None if taken >= MAX_AUTOMATIC_FALLBACKS else remaining_fallback(recipe, stage, on_card, loading, shape)
 
@@ -67,7 +67,7 @@ def next_fallback(
 def remaining_fallback(
     recipe: Recipe, stage: Stage, on_card: bool, loading: bool, shape: Architecture | None
 ) -> MemoryFallback | None:
-    """Half the batch; on a card then no kept layers, then the embedding in main memory. See `next_rung`."""
+    """Half the batch; on a card then no kept layers, then the embedding in main memory. See `next_fallback`."""
     if not loading and recipe.stage_settings(stage).batch_size > 1:
         return halve_batch(recipe.stage_settings(stage), stage)
     if on_card and not loading and recipe.memory.skip_layers != "off":
@@ -82,7 +82,7 @@ def remaining_fallback(
 
 
 def halve_batch(settings: Training, stage: Stage) -> MemoryFallback:
-    """The largest smaller batch of at most half the size that divides the effective batch."""
+    """The largest batch of at most half the size that divides the effective batch."""
     whole, before = settings.effective_batch, settings.batch_size
     batch = next(size for size in range(before // 2, 0, -1) if whole % size == 0)
     pairs = {"batch_size": (before, batch), "accumulation": (settings.accumulation, whole // batch)}
@@ -94,8 +94,8 @@ def halve_batch(settings: Training, stage: Stage) -> MemoryFallback:
 def suggest_fixes(
     recipe: Recipe, stage: Stage, rows: RowLengths | None, precision: str, left: MemoryFallback | None = None
 ) -> tuple[Suggestion, ...]:
-    """Three ways out, the mildest first: a fallback left after three, then what changes the result. `precision`: the base's
-    in fact, where auto was asked."""
+    """Three ways out, the mildest first: a fallback left after three, then changes to the result. `precision`: the base's real
+    format, if the recipe says auto."""
     packed = precision in ("nf4", "auto")
     lighter, without = (
         (suggest_smaller_rank(recipe), suggest_attention_only())
@@ -111,7 +111,7 @@ def suggest_fixes(
 
 
 def suggest_same_result(left: MemoryFallback, settings: Training, stage: Stage) -> Suggestion:
-    """The fallbacks that are left, as an offer; of the batch, all that is left at once."""
+    """The remaining fallbacks as one offer."""
     if settings.batch_size == 1:
         text = Text("suggestion.use_fallback", settings=left.summary)
         return Suggestion(text, {one.what: one.used for one in left.settings})
@@ -121,7 +121,7 @@ def suggest_same_result(left: MemoryFallback, settings: Training, stage: Stage) 
 
 
 def suggest_shorter_rows(settings: Training, stage: Stage, rows: RowLengths | None) -> Suggestion:
-    """The length that 95 % of the rows stay within; half the length where that is no shorter."""
+    """The length that covers 95 % of the rows, or half the present length if that is not shorter."""
     if rows and rows.most < settings.max_length and rows.most < rows.longest:
         text = Text("suggestion.cut_longest", tokens=rows.most, lost=rows.beyond)
         return Suggestion(text, {f"{stage}.max_length": max(rows.most, 32)})
@@ -145,7 +145,7 @@ def suggest_attention_only() -> Suggestion:
 
 
 def suggest_smaller_model(model: str) -> Suggestion | None:
-    """The largest model of the catalogue that is clearly smaller; None for the smallest."""
+    """The largest clearly smaller model of the catalogue; None for the smallest."""
     if model == STARTER:
         return None
     known = load_catalogue().smaller_model(model)
@@ -155,7 +155,7 @@ def suggest_smaller_model(model: str) -> Suggestion | None:
 
 
 def explain_out_of_memory(stage: Stage, settings: Training, taken: int, left: MemoryFallback | None = None) -> Text:
-    """Why the run ends, with what was tried and what is left that would keep the result."""
+    """Why the run ends, with what was tried and what is left that would preserve the result."""
     facts = {"stage": stage.upper(), "batch": settings.batch_size, "length": settings.max_length}
     if not taken:
         return Text("out_of_memory.at_once" if left else "out_of_memory.nothing_left", **facts)
@@ -163,5 +163,5 @@ def explain_out_of_memory(stage: Stage, settings: Training, taken: int, left: Me
 
 
 def current_stage(view: RunState, recipe: Recipe) -> Stage:
-    """The stage a run was in, by what it had saved."""
+    """The stage a run was in, from its saved adapters."""
     return next((stage for stage in recipe.method.stages if stage not in view.adapters), recipe.method.stages[-1])

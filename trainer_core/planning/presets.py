@@ -1,4 +1,4 @@
-"""Starting settings as data: one TOML per size of card, one per goal, and the catalogue of models whose size is known."""
+"""Starting settings as data: one TOML per card size, one per goal, and the catalogue of models of known size."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ PRESETS_DIR = PROJECT / "presets"
 
 
 class Preset(StrictModel):
-    """What suits a card with this much free memory. What a file leaves out has the setting's own default.
+    """Settings for a card with this much free memory. Missing values are the settings' own defaults.
 
-    A file also has a section for methods by their keys, see PRESET_FILE.
+    A file also has a section per method, by key, see PRESET_FILE.
     """
 
     name: str = Field(min_length=1)
     min_free_gib: float = Field(ge=0)
-    """Free memory, less the reserve, from which this preset is offered: its runs take 85 % of it at most."""
+    """Least free memory in GiB, less the reserve; runs of this preset take at most 85 % of it."""
     model: str = Field(min_length=1)
     also: tuple[str, ...] = ()
     """Other models that suit the card."""
@@ -38,13 +38,13 @@ class Preset(StrictModel):
     lora: Lora = Lora()
 
     def as_recipe(self) -> Recipe:
-        """The preset as a run on the sample data."""
+        """The preset as a recipe on the sample data."""
         stages = {key: self.stage_settings(key) for key in METHODS}
         return Recipe(model=self.model, precision=self.precision, lora=self.lora, **stages)
 
     def stage_settings(self, key: str) -> Training:
-        """A method's settings on this card. One without a section has the batch and length of one that reads the same rows; where
-        it keeps the logits of all tokens, row by row."""
+        """A method's settings on this card. Without a section: batch and length of a method with the same rows; batch 1 if it
+        keeps the logits of all tokens."""
         if key in self.model_fields_set or (like := similar_method(key, self.model_fields_set)) is None:
             found: Training = getattr(self, key, STAGE_SETTINGS[key]())
             return found
@@ -55,7 +55,7 @@ class Preset(StrictModel):
 
 
 def similar_method(key: str, known: Iterable[str]) -> str | None:
-    """The first of the known methods that reads the same rows."""
+    """The first known method that reads the same rows."""
     return next((one for one in METHODS if one in known and METHODS[one].rows == METHODS[key].rows), None)
 
 
@@ -65,7 +65,7 @@ PRESET_FILE: type[Preset] = create_model("PresetFile", __base__=Preset, **PRESET
 
 
 class GoalLengths(StrictModel):
-    """How long a stage goes on; empty: as the recipe says."""
+    """Length of a stage; empty: as the recipe says."""
 
     epochs: float | None = Field(default=None, gt=0, le=100)
     max_steps: int | None = Field(default=None, ge=1)
@@ -75,13 +75,13 @@ class GoalLengths(StrictModel):
 
 
 class Goal(StrictModel):
-    """How thorough a run is meant to be. A file also has a section for methods by their keys, see GOAL_FILE."""
+    """How thorough a run should be. A file also has a section per method, by key, see GOAL_FILE."""
 
     title: str = Field(min_length=1)
     description: str = Field(min_length=1)
 
     def apply_goal(self, recipe: Recipe) -> Recipe:
-        """The recipe with this goal's length. Steps at most are lifted where the goal names none."""
+        """The recipe with this goal's length. Removes a step limit unless the goal sets one."""
         lengths = {
             stage: recipe.stage_settings(stage).model_copy(
                 update={"max_steps": None} | self.stage_lengths(stage).changes()
@@ -91,7 +91,7 @@ class Goal(StrictModel):
         return recipe.model_copy(update=lengths)
 
     def stage_lengths(self, key: str) -> GoalLengths:
-        """How long a method goes on: as its section says, or that of one that reads the same rows."""
+        """Length of a method: from its section, or from that of a method that reads the same rows."""
         known = key if key in self.model_fields_set else similar_method(key, self.model_fields_set)
         found: GoalLengths = getattr(self, known) if known else GoalLengths()
         return found
@@ -129,7 +129,7 @@ class Catalogue(StrictModel):
         return None
 
     def smaller_model(self, model: str) -> str | None:
-        """The largest model with at most three quarters of the weights, in the same format; None: there is none, or `model`
+        """The largest model in the same format with at most three quarters of the weights; None if there is none, or `model`
         is not in the catalogue."""
         shape = self.find_architecture(model)
         packed = shape is not None and shape.quantised
@@ -142,7 +142,7 @@ class Catalogue(StrictModel):
 
 @dataclass(frozen=True)
 class PresetChoice:
-    """A preset and the sentence that says why it was picked."""
+    """A preset and why it was chosen."""
 
     preset: Preset
     reason: Text
@@ -152,7 +152,7 @@ def load_presets(folder: Path = PRESETS_DIR) -> dict[str, Preset]:
     """All presets by file name, the smallest first.
 
     Raises:
-        ConfigError: a file holds a key or value that cannot be, or there is no file.
+        ConfigError: a file has an invalid key or value, or there is no file.
     """
     found = {path.stem: parse_values(PRESET_FILE, read_toml(path), path.name) for path in folder.glob("*.toml")}
     if not found:
@@ -164,27 +164,27 @@ def load_goals(folder: Path = PRESETS_DIR / "goals") -> dict[str, Goal]:
     """All goals by file name.
 
     Raises:
-        ConfigError: see `parse`.
+        ConfigError: see `parse_values`.
     """
     return {path.stem: parse_values(GOAL_FILE, read_toml(path), path.name) for path in sorted(folder.glob("*.toml"))}
 
 
 def load_catalogue(path: Path = PRESETS_DIR / "models" / "catalogue.toml") -> Catalogue:
-    """The models whose fit can be shown before anything is downloaded.
+    """Models whose fit is known before any download.
 
     Raises:
-        ConfigError: see `parse`.
+        ConfigError: see `parse_values`.
     """
     return parse_values(Catalogue, read_toml(path), path.name)
 
 
 def starter_recipe() -> Recipe:
-    """The starter model on the sample data, by the processor's preset and the quick goal: what one click on a fresh page does."""
+    """The starter model on the sample data, with the processor's preset and the quick goal: the default of a fresh page."""
     return load_goals()["quick"].apply_goal(load_presets()["cpu"].as_recipe())
 
 
 def choose_preset(presets: Mapping[str, Preset] | Iterable[Preset], free_gib: float | None) -> PresetChoice:
-    """The largest preset whose floor is free now. `free_gib`: a card's budget in GiB; None: there is no card."""
+    """The largest preset whose minimum is free now. `free_gib`: a card's budget in GiB; None: there is no card."""
     listed = sorted(presets.values() if isinstance(presets, Mapping) else presets, key=lambda one: one.min_free_gib)
     smallest = listed[0]
     if free_gib is None:
@@ -197,10 +197,10 @@ def choose_preset(presets: Mapping[str, Preset] | Iterable[Preset], free_gib: fl
 
 
 def architecture_for_model(model: str, workspace: Workspace, catalogue: Catalogue) -> Architecture | None:
-    """A model's size from the catalogue or from its config.json on this computer; None: not known before it is downloaded.
+    """A model's shape from the catalogue or from its config.json on this computer; None if unknown before the download.
 
     Raises:
-        ModelError: its config.json is no language model's that can be trained here.
+        ModelError: its config.json is not that of a trainable language model.
     """
     if known := catalogue.find_architecture(model):
         return known

@@ -1,6 +1,6 @@
-"""What data of this kind and size asks for, before memory has its say: rank, rates, epochs, length, each with its reason.
+"""Settings that this kind and amount of data needs, before memory limits: rank, rates, epochs, length, each with its reason.
 
-The rules are those of LoRA and DPO practice as far as it is published; the sources' letters are explained in config/recipe.py.
+The rules are published LoRA and DPO practice; config/recipe.py explains the source marks.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from trainer_core.models.architecture import Architecture
 
 @dataclass(frozen=True)
 class FitLimits:
-    """What memory leaves to the advice: the share of rows the length must hold in full, the highest length and rank."""
+    """Limits that memory sets: the share of rows that must fit in full, the highest length and rank."""
 
     share: float = 0.97
     rank: int = 512
@@ -54,7 +54,7 @@ RANKS_BY_ROWS = (
 
 
 def recommend_lora(chain: MethodChain, data: DatasetStats, restraint: FitLimits) -> Advice:
-    """Rank, scaling and dropout by the number of pairs [rs, TM]; by the number of rows where no stage reads pairs."""
+    """Rank, scaling and dropout by the number of pairs [rs, TM]; by the number of rows if no stage reads pairs."""
     pairs = any(METHODS[stage].rows == "pairs" for stage in chain.stages)
     count = data.row_count("pairs" if pairs else "chat")
     said = f"{count:,} {'pairs' if pairs else 'rows'}"
@@ -81,7 +81,7 @@ def recommend_dropout(stabilised: bool, few: bool, said: str) -> Reasoned:
 
 
 def recommend_training(stage: str, shape: Architecture, lora: Lora, data: DatasetStats, restraint: FitLimits) -> Advice:
-    """Length, and what the method advises. The batch begins at 1 and grows with the memory."""
+    """Length, and the method's advice. The batch starts at 1 and grows with memory."""
     method = METHODS[stage]
     count = data.row_count(method.rows)
     epochs = recommend_epochs(method, count)
@@ -103,7 +103,7 @@ def recommend_epochs(method: Method, count: int) -> Reasoned:
 
 
 def recommend_rate(rates: UsualRates, shape: Architecture, lora: Lora, steps: int) -> Reasoned:
-    """Rank-stabilised scaling multiplies the update by √rank, so it wants less; a small base in few steps wants more."""
+    """Rank-stabilised scaling multiplies the update by √rank, so its rate is lower; a small base in few steps needs more."""
     if lora.rslora:
         times = f"√{lora.rank} = {math.sqrt(lora.rank):.0f}"
         return (
@@ -117,7 +117,7 @@ def recommend_rate(rates: UsualRates, shape: Architecture, lora: Lora, steps: in
 
 
 def recommend_length(lengths: LengthQuantiles, restraint: FitLimits, context: int) -> Reasoned:
-    """The next multiple of 64 that holds the share of the rows, or all of them if that costs a quarter more at most."""
+    """The next multiple of 64 that covers the share of the rows, or all of them if that costs at most a quarter more."""
     enough = lengths.length_covering(restraint.share)
     tokens = lengths.longest if lengths.longest <= 1.25 * enough else enough
     length = max(64, min(-(-tokens // 64) * 64, context, restraint.tokens))

@@ -1,4 +1,4 @@
-"""How long a run will take: from the last similar run, else from the speed of its model's last run, else estimated."""
+"""Estimates a run's duration: from the last similar run, else from the speed of its model's last run, else from its size."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from trainer_core.schema import StrictModel, parse_values, read_toml
 from trainer_core.system.format import format_estimated_duration
 
 START_SECONDS, STAGE_SECONDS, UNPACK_SECONDS = 5.0, 10.0, 60.0
-"""Around the steps: until the data is read, loading the base for a stage, and making the starter model, once."""
+"""Overhead beside the steps: until the data is read, loading the base per stage, and making the starter model, once."""
 MIN_STEP_SECONDS = 0.3
-"""Of a step that is not known from a run like it, however small the model: calling each layer takes its time."""
+"""Shortest step without a similar run, however small the model: calling each layer takes time."""
 EVAL_OVERHEAD = 1.1
-"""Held-out checks and sample answers on top of the steps; they take 15 % at most."""
+"""Factor for evaluations and sample answers; they take at most 15 %."""
 REFERENCE_COST_RATIO = 8 / 6
-"""What a token of DPO costs against one of SFT: the reference reads it as well."""
+"""Cost of a DPO token ÷ an SFT token: the reference reads it as well."""
 
 
 class CoreSpeed(StrictModel):
@@ -45,7 +45,7 @@ class CardSpeeds(StrictModel):
 
 
 class DeviceSpeeds(StrictModel):
-    """Useful TFLOP/s of a processor core, and of a card by a part of its name."""
+    """Useful TFLOP/s of a processor core, and of a card by part of its name."""
 
     core: CoreSpeed
     cards: CardSpeeds
@@ -64,20 +64,20 @@ def load_device_speeds() -> DeviceSpeeds:
 
 @dataclass(frozen=True)
 class StageSpeed:
-    """How fast a stage goes. step: seconds of one, by a run like it; 0: not known, `token` it is. measured: by a run here."""
+    """Speed of a stage. step: seconds per step of a similar run; 0: unknown, use `token`. measured: by a run here."""
 
     step: float = 0.0
     token: float = 0.0
     measured: bool = True
 
     def total_seconds(self, settings: Training, rows: int, tokens: float) -> float:
-        """Of the whole stage, with rows of so many tokens."""
+        """Seconds of the whole stage, with rows of this many tokens."""
         step = self.step or max(MIN_STEP_SECONDS, self.token * tokens * settings.effective_batch)
         return count_steps(rows, settings) * step
 
 
 class PastRun(NamedTuple):
-    """What an earlier run tells about speed. recipe: None where it cannot be read. device: as its run.json names it."""
+    """Speed data of an earlier run. recipe: None if unreadable. device: as its run.json names it."""
 
     recipe: Recipe | None
     device: str
@@ -87,7 +87,7 @@ class PastRun(NamedTuple):
 def estimate_speeds(
     past: Iterable[PastRun], wanted: Recipe, shape: Architecture | None, place: TargetMachine, cores: int
 ) -> dict[Stage, StageSpeed]:
-    """Every stage whose pace is known or can be estimated."""
+    """The speed of every stage for which it is known or can be estimated."""
     known = list(past)
     found = {stage: estimate_speed(known, wanted, stage, shape, place, cores) for stage in wanted.method.stages}
     return {stage: one for stage, one in found.items() if one}
@@ -107,7 +107,7 @@ def estimate_speed(
 
 
 def guess_speed(stage: Stage, shape: Architecture | None, place: TargetMachine, cores: int) -> StageSpeed | None:
-    """From the size of the model and what such a device usually computes."""
+    """From the model's size and the usual speed of such a device."""
     speed = load_device_speeds().useful_tflops(place, cores)
     if shape is None or speed is None:
         return None
@@ -121,7 +121,7 @@ def guess_speed(stage: Stage, shape: Architecture | None, place: TargetMachine, 
 
 
 def median_step_value(view: RunState, stage: Stage, name: str) -> float:
-    """The median over a stage's steps but the first, which compiles; 0 where there were none."""
+    """The median over a stage's steps without the first, which compiles; 0 if there are none."""
     seen = [getattr(point, name) for point in view.points if point.stage == stage][1:]
     return median(seen) if seen else 0.0
 
@@ -140,7 +140,7 @@ def has_same_step_cost(one: Recipe, other: Recipe, stage: Stage) -> bool:
 
 
 def stage_seconds(paces: Mapping[Stage, StageSpeed], wanted: Recipe, found: RowCounts) -> dict[Stage, float]:
-    """Of the stages with a pace; nothing where rows have no known length."""
+    """Seconds of each stage with a known speed; empty if row lengths are unknown."""
     return {
         stage: one.total_seconds(wanted.stage_settings(stage), found.rows[stage], mean_row_tokens(wanted, found, stage))
         for stage, one in paces.items()
@@ -149,7 +149,7 @@ def stage_seconds(paces: Mapping[Stage, StageSpeed], wanted: Recipe, found: RowC
 
 
 def mean_row_tokens(wanted: Recipe, found: RowCounts, stage: Stage) -> float:
-    """The mean tokens of a row that training sees, both answers of a pair counted."""
+    """Mean tokens per row in training; a pair counts with both answers."""
     most, before, total = wanted.stage_settings(stage).max_length, 0.0, 0.0
     for share, tokens in found.lengths.get(stage, ()):
         total += (share - before) * min(tokens, most)
@@ -158,7 +158,7 @@ def mean_row_tokens(wanted: Recipe, found: RowCounts, stage: Stage) -> float:
 
 
 def run_seconds(workspace: Workspace, wanted: Recipe, stages: Mapping[Stage, float]) -> float:
-    """Seconds of the run, without a download; 0 where a stage's are not known."""
+    """Seconds of the run, without a download; 0 if a stage's are unknown."""
     if set(stages) != set(wanted.method.stages):
         return 0.0
     unpack = UNPACK_SECONDS if wanted.model == STARTER and not is_starter_ready(workspace) else 0
@@ -166,6 +166,6 @@ def run_seconds(workspace: Workspace, wanted: Recipe, stages: Mapping[Stage, flo
 
 
 def describe_run_time(seconds: float, paces: Mapping[Stage, StageSpeed]) -> str:
-    """`≈ 3 min in all, estimated`; nothing where it is not known."""
+    """`≈ 3 min in all, estimated`; empty if unknown."""
     how = "as fast as your last run" if all(one.measured for one in paces.values()) else "estimated"
     return f"{format_estimated_duration(seconds)} in all, {how}." if seconds else ""

@@ -1,11 +1,11 @@
-"""Adapters of a run and checkpoints to resume from. Each folder is complete or absent.
+"""A run's adapters, and checkpoints to resume from. Each folder is complete or absent.
 
     checkpoints/sft-000012/   adapter, optimiser, schedule, random numbers, trainer state, MANIFEST.json
     adapter-sft/              the adapter alone, MANIFEST.json
-    adapter-sft-000024/       what was the adapter before the user kept another step
+    adapter-sft-000024/       backup of the adapter of step 24, made when the user chose another step
 
-The manifest names every file with its size and hash; a folder whose files do not match is never read. Written in a staging
-folder beside its place, flushed, renamed, and only then counted (0 of 200 kills lost a run; the stock trainer lost 67).
+The manifest lists every file with its size and hash; a folder whose files do not match is never read. A folder is written to
+a staging folder, flushed, then renamed (0 of 200 kills lost a run; the stock trainer lost 67).
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from trainer_core.texts import NO_TEXT, Text
 MANIFEST = "MANIFEST.json"
 CHECKPOINTS_FOLDER = "checkpoints"
 KEEP_NEWEST = 2
-"""Newest checkpoints that are kept whatever they are: one to go on from, and one in case it is damaged."""
+"""Newest checkpoints that are always kept: one to resume from, and one in case it is damaged."""
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 SPACE_FACTOR = 1.2
-"""A save is refused unless this many times its predicted bytes are free: a full disk is met before it, not in it."""
+"""A save needs this multiple of its predicted bytes free, so that the disk does not fill up mid-write."""
 RECORDED_PACKAGES = ("unsloth", "unsloth_zoo", "torch", "trl", "transformers", "peft", "datasets", "bitsandbytes")
 TRAINING_PACKAGES = ("unsloth", "torch", "trl", "transformers", "peft")
-"""What reads a checkpoint: with another major version of one of these it is not resumed."""
+"""Packages that read a checkpoint: it is not resumed with another major version of one of them."""
 
 
 class FileFingerprint(StrictModel):
@@ -49,20 +49,20 @@ class FileFingerprint(StrictModel):
 
 
 class Manifest(StrictModel):
-    """What a folder holds and where it comes from. `step` of `total` optimiser steps of the stage are in it."""
+    """Contents and origin of a folder, saved after `step` of the stage's `total` optimiser steps."""
 
     version: int = 1
     stage: Stage
     step: int = Field(ge=0, lt=10**9)
     total: int = Field(ge=0, lt=10**9)
     data: str
-    """Hash of the data as trained on."""
+    """Hash of the training data."""
     versions: Mapping[str, str]
     files: Mapping[str, FileFingerprint]
     spec: str = ""
-    """Hash of the settings that made it, see `spec_of`; empty in folders of earlier versions."""
+    """Hash of the training settings, see `settings_hash`; empty in folders of earlier versions."""
     own: str = ""
-    """Hash of all the fields above, so that a flipped bit in the manifest itself is seen as well."""
+    """Hash of all fields above: detects a flipped bit in the manifest itself."""
 
     @property
     def hash(self) -> str:
@@ -76,7 +76,7 @@ class CorruptCheckpoint(ModelError):
 
 @dataclass(frozen=True)
 class CheckpointSource:
-    """What every folder of one stage of one run has in common."""
+    """Facts that all folders of one stage of a run share."""
 
     stage: Stage
     total: int
@@ -89,19 +89,19 @@ MUTABLE_SETTINGS: dict[str, Any] = {
     **dict.fromkeys(METHODS, {"batch_size", "accumulation", "max_steps", "evaluations", "patience"}),
     "data": {"chat", "pairs", "chat_rows", "pair_rows", "held_out", "steps", "columns"},
 }
-"""Settings that may change while a run goes on, and those of the data, which has a hash of its own."""
+"""Settings that may change between start and resume, and those of the data, which has its own hash."""
 
 
 def settings_hash(recipe: Recipe) -> str:
-    """Hash of what a recipe says about the result. A setting that a later version adds counts once it is not at its default."""
+    """Hash of the settings that determine the result. Defaults are left out, so a setting added later keeps old hashes."""
     values = recipe.model_dump(mode="json", exclude=MUTABLE_SETTINGS, exclude_defaults=True)
-    said = {name: value for name, value in values.items() if value != {}}  # nothing but free ones there
+    said = {name: value for name, value in values.items() if value != {}}  # only mutable settings there
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """The newest folder that can be gone on from, and a sentence for each newer one that cannot."""
+    """The newest folder to resume from, and why each newer one was skipped."""
 
     folder: Path | None
     step: int = 0
@@ -110,13 +110,13 @@ class ResumePoint:
 
 @contextmanager
 def staged_write(target: Path, origin: CheckpointSource, step: int, needs: int = 0) -> Iterator[Path]:
-    """A staging folder to fill; at the end of the block it is sealed and appears as `target`.
+    """Yield a staging folder to fill; on success, seal it and rename it to `target`.
 
     Args:
         needs: predicted bytes.
 
     Raises:
-        DiskError: there is not enough room, or a write failed; `target` is whole, as it was before or as it was to be.
+        DiskError: too little space, or a write failed; `target` is intact, either old or new.
     """
     if untrusted_files.is_link(target.parent):
         raise DiskError("checkpoints.linked_folder", folder=str(target.parent))
@@ -136,7 +136,7 @@ def staged_write(target: Path, origin: CheckpointSource, step: int, needs: int =
 
 
 def write_manifest(folder: Path, origin: CheckpointSource, step: int) -> None:
-    """Flush every file and write the manifest, last."""
+    """Flush every file, then write the manifest."""
     files = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file():
@@ -165,10 +165,10 @@ def file_sha256(path: Path) -> str:
 
 
 def require_space(target: Path, needs: int) -> None:
-    """Is there space for so many bytes?
+    """Check the free space.
 
     Raises:
-        DiskError: with the bytes needed and free.
+        DiskError: too little, with the bytes needed and free.
     """
     free = shutil.disk_usage(durable.nearest_existing(target)).free
     if needs * SPACE_FACTOR > free:
@@ -177,10 +177,10 @@ def require_space(target: Path, needs: int) -> None:
 
 
 def verify(folder: Path) -> Manifest:
-    """The manifest of a folder whose every file matches it.
+    """The manifest of a folder, once every file matches it.
 
     Raises:
-        Damaged: naming the file that is missing, has another size or other bytes.
+        CorruptCheckpoint: a file is missing or has another size or hash; the message names it.
     """
     manifest = read_manifest(folder)
     for name, file in manifest.files.items():
@@ -189,10 +189,10 @@ def verify(folder: Path) -> Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """What a folder says it holds.
+    """The manifest of a folder, its files unchecked.
 
     Raises:
-        Damaged: it says nothing that can be read.
+        CorruptCheckpoint: missing, unreadable or changed.
     """
     if untrusted_files.is_link(folder):
         raise CorruptCheckpoint("checkpoints.link", name=folder.name)
@@ -200,7 +200,7 @@ def read_manifest(folder: Path) -> Manifest:
         values = untrusted_files.parse_json(untrusted_files.read_regular_file(folder, MANIFEST))
         own = manifest_hash(values)
         manifest, _ = untrusted_files.validate_known_keys(Manifest, values)
-        for name in manifest.files:  # whoever wrote it chose the names, and files are copied by them
+        for name in manifest.files:  # untrusted: files are copied by these names
             untrusted_files.check_relative_name(name)
     except OSError as error:
         place = f"{folder.name}/{MANIFEST}"
@@ -213,7 +213,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def manifest_hash(values: Any) -> str:
-    """The hash that a manifest of these values must bear, with keys of a later version, which are sealed as well."""
+    """The expected `own` hash, which also covers keys of a later version."""
     facts = {key: value for key, value in values.items() if key != "own"} if isinstance(values, dict) else values
     return hashlib.sha256(
         json.dumps(facts, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace")
@@ -237,8 +237,7 @@ def check_file_hash(folder: Path, name: str, file: FileFingerprint) -> None:
 
 
 def latest_valid(run_dir: Path, stage: Stage, data: str, spec: str = "") -> ResumePoint:
-    """The newest sound checkpoint of a stage, made from this data with these settings by the same major versions of the
-    training libraries."""
+    """The newest valid checkpoint of a stage with the same data, settings and major versions of the training libraries."""
     skipped = []
     for folder in list_checkpoints(run_dir, stage):
         try:
@@ -254,7 +253,7 @@ def latest_valid(run_dir: Path, stage: Stage, data: str, spec: str = "") -> Resu
 
 
 def incompatibility(name: str, manifest: Manifest, data: str, spec: str) -> Text:
-    """What the folder of this name was made from or by that there is not now; nothing where all is the same."""
+    """Why this folder cannot be resumed (other data, settings or versions); empty if it can."""
     if manifest.data != data:
         return Text("checkpoints.other_data", name=name)
     if manifest.spec and spec and manifest.spec != spec:
@@ -267,12 +266,12 @@ def incompatibility(name: str, manifest: Manifest, data: str, spec: str) -> Text
 
 
 def list_checkpoints(run_dir: Path, stage: Stage) -> list[Path]:
-    """The checkpoints of a stage, newest first, sound or not."""
+    """The checkpoints of a stage, newest first, unverified."""
     return [folder for _, folder in folders_by_number(run_dir / CHECKPOINTS_FOLDER, f"{stage}-")][::-1]
 
 
 def folders_by_number(parent: Path, before: str) -> list[tuple[int, Path]]:
-    """Folders named `before` and a number, by that number. Anything else that somebody put there is not ours, nor is a link."""
+    """Folders named `before` plus a number, by number. Links and other names are skipped."""
     if untrusted_files.is_link(parent):
         return []
     found = ((untrusted_files.parse_numbered_name(folder.name, before), folder) for folder in parent.glob(f"{before}*"))
@@ -292,22 +291,21 @@ def adapter_dir(run_dir: Path, stage: Stage) -> Path:
 
 
 def adapters_by_step(run_dir: Path, stage: Stage) -> dict[int, Path]:
-    """Step → where its adapter lies: among the checkpoints, or laid aside when another step was kept."""
+    """Step → folder of its adapter: a checkpoint or a backup."""
     laid_aside = folders_by_number(run_dir, f"adapter-{stage}-")
     return dict(sorted((*laid_aside, *folders_by_number(run_dir / CHECKPOINTS_FOLDER, f"{stage}-"))))
 
 
 def find_adapter(run_dir: Path, stage: Stage, step: int) -> Path | None:
-    """Where a step's adapter lies, if it is still there."""
     return adapters_by_step(run_dir, stage).get(step)
 
 
 def use_step(run_dir: Path, stage: Stage, step: int) -> None:
-    """Make the weights of a step the stage's adapter. What was the adapter is laid aside first, so that it can be kept again.
+    """Make a step's weights the stage's adapter, and back up the previous adapter.
 
     Raises:
         ModelError: the step's weights are gone or damaged.
-        DiskError: no room; everything is as it was.
+        DiskError: too little space; nothing has changed.
     """
     source, target = find_adapter(run_dir, stage, step), adapter_dir(run_dir, stage)
     before = verify(target)
@@ -327,7 +325,7 @@ def back_up_adapter(run_dir: Path, stage: Stage) -> None:
 
     Raises:
         ModelError: the adapter is damaged.
-        DiskError: no room; everything is as it was.
+        DiskError: too little space; nothing has changed.
     """
     adapter = adapter_dir(run_dir, stage)
     manifest = verify(adapter)
@@ -344,7 +342,7 @@ def copy_adapter(
     extra: Path | None = None,
     more: Sequence[str] = (),
 ) -> None:
-    """A folder of an adapter's files from one place and, where given, further ones from another."""
+    """Copy files of an adapter from `source` to `target`, and optionally more files from `extra`."""
     same = CheckpointSource(origin.stage, origin.total, origin.data, origin.spec)
     with staged_write(target, same, origin.step, sum(file.bytes for file in origin.files.values())) as staging:
         for folder, files in ((source, names), (extra or source, more)):
@@ -355,7 +353,7 @@ def copy_adapter(
 
 
 def clean_run_leftovers(run_dir: Path) -> None:
-    """Finish or undo what an earlier process left half done in a run that nobody works on."""
+    """Finish or undo half-done writes of a crashed process. The run must have no worker."""
     for place in (run_dir, run_dir / CHECKPOINTS_FOLDER):
         durable.clean_leftovers(place)
 
@@ -367,10 +365,10 @@ def rotate_checkpoints(
     spared: frozenset[int] = frozenset(),
     discard: Callable[[Path, int], None] = durable.delete_via_trash,
 ) -> None:
-    """Remove all but the newest, and those of the steps that are spared. One that is in use is removed the next time.
+    """Remove all but the newest checkpoints and the spared steps. A folder in use is removed next time.
 
     Raises:
-        DiskError: the disk does not allow it.
+        DiskError: a folder cannot be removed.
     """
     for step, folder in folders_by_number(run_dir / CHECKPOINTS_FOLDER, f"{stage}-")[: -keep or None]:
         if step in spared:
@@ -380,10 +378,10 @@ def rotate_checkpoints(
 
 
 def finished_adapter(run_dir: Path, stage: Stage, least: int = 0) -> ResumePoint:
-    """The adapter of a stage that went to its end, if it is there and sound; a sentence where it is damaged.
+    """The adapter of a finished stage, if valid; otherwise none, with a reason if it is damaged.
 
     Args:
-        least: steps that it must have, where the run was made longer since.
+        least: steps the adapter must have; more than it was made with once the run was extended.
     """
     folder = adapter_dir(run_dir, stage)
     if not folder.exists():
@@ -396,7 +394,7 @@ def finished_adapter(run_dir: Path, stage: Stage, least: int = 0) -> ResumePoint
 
 
 def adapter_step(run_dir: Path, stage: Stage) -> int | None:
-    """The step that a stage's adapter is of; None where there is none, or none that is sound."""
+    """Step of a stage's adapter; None if it is missing or damaged."""
     try:
         return verify(adapter_dir(run_dir, stage)).step
     except ModelError:

@@ -1,4 +1,4 @@
-"""What a compare worker can say beside what every worker says: scores, answers, lanes and heat maps."""
+"""Events of a compare worker: scores, answers, lanes and heat maps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trainer_core.texts import Text
 
 @dataclass(frozen=True)
 class ConfidenceInterval:
-    """A number with its 95 % interval, and how many things it was measured on. No interval: too few of them."""
+    """A number with its 95 % interval and sample count. The interval is None if the sample is too small."""
 
     value: float
     low: float | None
@@ -19,7 +19,7 @@ class ConfidenceInterval:
 
     @property
     def ends(self) -> tuple[float, float]:
-        """Where the interval begins and ends; the value itself twice where there is none."""
+        """Ends of the interval; the value itself if there is no interval."""
         return (self.value if self.low is None else self.low), (self.value if self.high is None else self.high)
 
 
@@ -27,7 +27,7 @@ class ConfidenceInterval:
 class ForgettingCheck:
     """A lane against the base on the general questions.
 
-    change: of the share answered rightly. p_value: of the exact McNemar test.
+    change: of the share of correct answers. p_value: of the exact McNemar test.
     """
 
     lost: int
@@ -37,17 +37,17 @@ class ForgettingCheck:
 
     @property
     def is_significant(self) -> bool:
-        """Did it drop beyond chance?"""
+        """Is the drop beyond chance?"""
         return self.change.high is not None and self.change.high < 0
 
 
 @dataclass(frozen=True)
 class GenerationStats:
-    """What a lane's own answers are like.
+    """Statistics of a lane's own answers.
 
-    tokens: their mean length. ratio: that ÷ the base's, where the base is a lane.
-    ended: share that ended by themselves.
-    repetition: mean share of phrases of four tokens that were written before in the same answer.
+    tokens: mean length. ratio: mean length ÷ the base's, if the base is a lane.
+    ended: share that ended with the end token.
+    repetition: mean share of four-token phrases that occurred before in the same answer.
     """
 
     tokens: ConfidenceInterval
@@ -58,7 +58,7 @@ class GenerationStats:
 
 @dataclass(frozen=True)
 class LaneScore:
-    """One lane, measured. What was not asked for, or cannot be said, is None.
+    """Scores of one lane. A score that was not requested or cannot be computed is None.
 
     On the held-out pairs:
     accuracy: share of pairs whose chosen answer is likelier per token than the rejected one (its end token included).
@@ -68,10 +68,10 @@ class LaneScore:
     perplexity: of the chosen answers, exp of the mean nats per token over all of them.
     divergence: mean KL(lane ‖ base) per token of the chosen answers, in nats; the base reads the same system prompt.
 
-    own: of its own answers to the prompts.
+    own: statistics of its own answers to the prompts.
 
     On the bundled general questions:
-    general: share answered rightly. forgetting: against the base.
+    general: share of correct answers. forgetting: against the base.
     """
 
     lane: str
@@ -88,7 +88,7 @@ class LaneScore:
 
 @dataclass(frozen=True)
 class ScoredAnswers:
-    """What the lanes answered to a prompt while they were scored."""
+    """The lanes' answers to a prompt, written during scoring."""
 
     prompt: str
     answers: dict[str, str]
@@ -96,7 +96,7 @@ class ScoredAnswers:
 
 @dataclass(frozen=True)
 class ScoresReady:
-    """All lanes, in their order. `reference` names the lane that the rewards are measured against."""
+    """Scores of all lanes, in order. `reference` names the lane that rewards are measured against."""
 
     scores: tuple[LaneScore, ...]
     reference: str = "the base"
@@ -105,9 +105,9 @@ class ScoresReady:
 
 @dataclass(frozen=True)
 class ScoringProgress:
-    """How far the scoring is: part `number` of `parts`, of which `done` of `total` tokens are done.
+    """Scoring progress: `done` of `total` tokens in part `number` of `parts`.
 
-    seconds_left: to the end of this part, None before the first measure; of answers in the making it is the most.
+    seconds_left: to the end of this part, None before the first measurement; an upper bound while answers are generated.
     """
 
     part: StoredText
@@ -127,15 +127,13 @@ class ScoringProgress:
 
 @dataclass(frozen=True)
 class ScoringFailed:
-    """The lanes could not be scored, or scoring was stopped; they stay loaded."""
+    """Scoring failed or was stopped; the lanes stay loaded."""
 
     message: StoredText
 
 
 @dataclass(frozen=True)
 class PromptStarted:
-    """A prompt went to the lanes."""
-
     ask: str
     prompt: str
     lanes: tuple[str, ...]
@@ -143,7 +141,7 @@ class PromptStarted:
 
 @dataclass(frozen=True)
 class TextChunk:
-    """Lanes grew: lane name → the text that came since the last event."""
+    """New text of each lane since the last event."""
 
     ask: str
     more: dict[str, str]
@@ -158,7 +156,7 @@ class AnswerStats:
 
 @dataclass(frozen=True)
 class AnswersFinished:
-    """All lanes of a prompt are complete (or were cancelled, which `cancelled` says)."""
+    """All lanes of a prompt have finished or were cancelled."""
 
     ask: str
     ends: dict[str, AnswerStats]
@@ -167,7 +165,7 @@ class AnswersFinished:
 
 @dataclass(frozen=True)
 class RequestFailed:
-    """One Ask, Dial or Heat could not be done; the lanes stay loaded."""
+    """An ask, dial or heat request failed; the lanes stay loaded."""
 
     ask: str
     message: StoredText
@@ -175,11 +173,11 @@ class RequestFailed:
 
 @dataclass(frozen=True)
 class AdapterCheck:
-    """That a lane is what its name says: the adapter's hash, and by how much its logits differ from the base's.
+    """Proves which adapter a lane uses: its hash, and how much it changes the base's logits.
 
     sha256: the first 12 digits, of both adapters in a blend; empty for the base.
     difference: largest absolute difference over a fixed prompt, in logits; 0 means the adapter changes nothing.
-    strength, share: of the lane as it is now, see config.Lane.
+    strength, share: the lane's current ones, see config.Lane.
     """
 
     lane: str
@@ -196,7 +194,7 @@ class LanesLoaded:
 
 @dataclass(frozen=True)
 class LaneAdjusted:
-    """A lane has another strength or blend, from the next answer on."""
+    """A lane has a new strength or blend, used from the next answer on."""
 
     ask: str
     proof: AdapterCheck
@@ -204,7 +202,7 @@ class LaneAdjusted:
 
 @dataclass(frozen=True)
 class TokenLogprobs:
-    """A token of an answer, or several that make up one character, and its log-probability under two lanes, in nats."""
+    """A token (or several that form one character) and its log-probability under two lanes, in nats."""
 
     text: str
     first: float
@@ -213,7 +211,7 @@ class TokenLogprobs:
 
 @dataclass(frozen=True)
 class TokenHeatmap:
-    """An answer piece by piece under two lanes; the end token is the last piece, if the answer ended by itself."""
+    """An answer token by token under two lanes; includes the end token if the answer ended with it."""
 
     ask: str
     lanes: tuple[str, str]

@@ -1,8 +1,8 @@
-"""What may be asked of a compare worker, one JSON line each on its stdin. End of file means: end.
+"""Requests to a compare worker: one JSON line each on its stdin. End of file ends the worker.
 
-Requests are answered one after another; a Cancel overtakes them and ends everything that was asked before it. What they
-are answered with: Ask → Asked, Text …, Answered or AskFailed; Dial → Dialed or AskFailed; Heat → Heated or AskFailed;
-Score → Scoring …, Scored or ScoreFailed.
+Requests are answered in order; a cancel overtakes them and drops all earlier ones. Events that answer a request:
+ask → PromptStarted, TextChunk …, AnswersFinished or RequestFailed; dial → LaneAdjusted or RequestFailed;
+heat → TokenHeatmap or RequestFailed; score → ScoringProgress …, ScoresReady or ScoringFailed.
 """
 
 from __future__ import annotations
@@ -18,33 +18,31 @@ from trainer_core.schema import StrictModel
 
 
 class ChatMessage(StrictModel):
-    """One message of a conversation."""
-
     role: Literal["system", "user", "assistant"]
     content: str
 
 
 class GenerateRequest(StrictModel):
-    """Answer this conversation, which ends with the user, in these lanes (all of them if empty)."""
+    """Answer this conversation, whose last message is the user's, in these lanes (empty: all)."""
 
     kind: Literal["ask"] = "ask"
     id: str
     messages: tuple[ChatMessage, ...] = Field(min_length=1)
     own: dict[str, tuple[ChatMessage, ...]] = {}
-    """Lane → its own conversation instead, where its earlier answers differ. The user's words must be the same in all
-    lanes, because the random numbers depend on them."""
+    """Lane → its own conversation, if its earlier answers differ. The user's messages must be the same in all lanes, because
+    they seed the random numbers."""
     lanes: tuple[str, ...] = ()
     sampling: Sampling = Sampling()
 
 
 class CancelRequest(StrictModel):
-    """Stop the answer or the scoring in progress, and what waits behind it; the model stays loaded."""
+    """Stop the current answer or scoring and drop the waiting requests; the model stays loaded."""
 
     kind: Literal["cancel"] = "cancel"
 
 
 class AdjustLaneRequest(StrictModel):
-    """Set how much of its adapter a lane uses, and how much of another lane's adapter it blends in. Nothing is loaded."""
+    """Set the strength of a lane's adapter and the share of another lane's adapter. Loads nothing."""
 
     kind: Literal["dial"] = "dial"
     id: str = ""
@@ -57,7 +55,7 @@ class AdjustLaneRequest(StrictModel):
 
 
 class HeatmapRequest(StrictModel):
-    """How likely each token of an answer is under two lanes; it need not be an answer of theirs."""
+    """Score each token of an answer under two lanes; the answer may come from elsewhere."""
 
     kind: Literal["heat"] = "heat"
     id: str
@@ -65,13 +63,13 @@ class HeatmapRequest(StrictModel):
     """The conversation before the answer."""
     answer: str
     ended: bool = True
-    """Did it end by itself? Then its end token is judged too."""
+    """Did it end with the end token? Then that token is scored too."""
     lanes: tuple[str, str]
 
 
 class ScoreRequest(StrictModel):
-    """Score lanes (all of them if empty) on the pairs of a JSON-lines file, on their own answers to the prompts, and on
-    the bundled general questions."""
+    """Score lanes (empty: all) on the pairs of a JSON-lines file, their own answers to the prompts, and the bundled general
+    questions."""
 
     kind: Literal["score"] = "score"
     pairs: str
@@ -82,26 +80,26 @@ class ScoreRequest(StrictModel):
     reference: str = ""
     """The lane that implicit rewards are measured against; empty: the base."""
     into: str = ""
-    """A JSON file that the result is also written to, such as scores.json of the run."""
+    """A JSON file that also receives the result, such as the run's scores.json."""
 
 
 WorkRequest = GenerateRequest | AdjustLaneRequest | HeatmapRequest | ScoreRequest
-"""What is answered in its turn."""
+"""Requests that wait in the queue."""
 CompareRequest = Annotated[WorkRequest | CancelRequest, Field(discriminator="kind")]
 COMPARE_REQUEST_ADAPTER: TypeAdapter[WorkRequest | CancelRequest] = TypeAdapter(CompareRequest)
 
 
 class RequestQueue:
-    """Reads requests from a stream in a thread, so that a Cancel is seen while an answer is being made.
+    """Reads requests in a thread, so that a cancel takes effect during an answer.
 
-    All requests between two Cancels share one `cancelled`, so that a Cancel reaches those that still wait, too.
+    Requests between two cancels share one `cancelled` event, so that a cancel also reaches those that wait.
     """
 
     def __init__(self, stream: TextIO):
         self._waiting: queue.Queue[tuple[WorkRequest | Exception | None, threading.Event]] = queue.Queue()
         self._app_is_gone = False
         self.cancelled = threading.Event()
-        """Set when the request that `next` gave last is no longer wanted."""
+        """Set when the request that `next_request` last returned is cancelled."""
         threading.Thread(target=self._read, args=(stream,), name="requests", daemon=True).start()
 
     def _read(self, stream: TextIO) -> None:
@@ -121,10 +119,10 @@ class RequestQueue:
         self._waiting.put((None, cancelled))
 
     def next_request(self) -> WorkRequest | None:
-        """Wait for the next request; None once the app is gone, whatever it still wanted.
+        """Wait for the next request; None once stdin is closed, even if requests are waiting.
 
         Raises:
-            ValidationError: the app sent a line that is no request, which is a bug.
+            ValidationError: an invalid line, which is a bug in the app.
         """
         request, self.cancelled = self._waiting.get()
         if isinstance(request, Exception):

@@ -1,4 +1,4 @@
-"""Stop, pause or end, asked through a file."""
+"""Requests to stop, pause or end a run, sent through a file."""
 
 from __future__ import annotations
 
@@ -15,20 +15,19 @@ ControlAction = Literal["stop", "pause", "end"]
 
 
 class ControlRequest(StrictModel):
-    """What control.json asks: that a worker keeps what it has learned and ends, that it leaves off for a while, or that its
-    processes are ended from outside, and why."""
+    """Contents of control.json. stop: save and finish. pause: save and exit. end: the app ends the processes."""
 
     request: ControlAction
     why: str = ""
 
 
 def send_request(run_dir: Path, action: ControlAction, why: str = "") -> None:
-    """Ask the worker of a run for something; it obeys after its current step."""
+    """Send a request to a run's worker; it takes effect after the current step."""
     write_atomically(control_file(run_dir), ControlRequest(request=action, why=why).model_dump_json())
 
 
 def clear_request(run_dir: Path) -> None:
-    """What was asked of an earlier worker does not hold for the next."""
+    """Remove a request to an earlier worker before the next one starts."""
     control_file(run_dir).unlink(missing_ok=True)
 
 
@@ -44,7 +43,7 @@ def read_control(run_dir: Path) -> ControlRequest | None:
     except (OSError, ValueError):
         return ControlRequest(
             request="stop"
-        )  # somebody asked for something: to leave off and keep everything is never wrong
+        )  # an unreadable request: stopping, which saves everything, is the safe choice
 
 
 def read_request(run_dir: Path) -> ControlAction | None:
@@ -54,16 +53,15 @@ def read_request(run_dir: Path) -> ControlAction | None:
 
 @dataclass
 class StopRequests:
-    """What the user asked of a running worker. Set by the heartbeat thread, read between steps."""
+    """Requests to a running worker. Set by the heartbeat thread, read between steps."""
 
     stop: threading.Event = field(default_factory=threading.Event)
     pause: threading.Event = field(default_factory=threading.Event)
 
     def receive(self, action: ControlAction) -> None:
-        """Who is to be ended and can still leave by itself leaves as if it was asked to stop."""
+        """A worker that is asked to end but still runs treats it as a stop."""
         (self.pause if action == "pause" else self.stop).set()
 
     @property
     def should_stop(self) -> bool:
-        """Is this step to be the last for now?"""
         return self.stop.is_set() or self.pause.is_set()

@@ -1,4 +1,4 @@
-"""The recipe of a run with the settings that were changed while it ran."""
+"""The recipe a run actually used."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trainer_core.runs.events import SettingChanged
 
 
 def effective_recipe(recipe: Recipe, changes: Sequence[SettingChanged]) -> Recipe:
-    """The recipe with what earlier workers of this run had to change in it."""
+    """The recipe with the changes that earlier workers of this run made."""
     for change in changes:
         part, _, key = change.what.partition(".")
         if part in recipe.method.stages and key in ("batch_size", "accumulation", "max_steps"):

@@ -1,7 +1,7 @@
-"""The file that events are appended to and read from.
+"""Appends events to a file and reads them.
 
 One line of `events.jsonl` is one event: {"seq": 7, "at": "2026-01-31T12:00:00.123Z", "kind": "TrainStep", ...its fields}.
-A log is read as untrusted data, see `untrusted_files.py`: a line that is no event becomes a note about itself.
+The log is untrusted, see `untrusted_files.py`: an invalid line becomes a notice.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from trainer_core.texts import Text
 
 RESERVE_BYTES = 64 * 1024
 MAX_LINE_BYTES = 16 << 20
-"""Bytes of one event; the longest of ours are scores with all answers, some hundred KB."""
+"""Longest event in bytes; the longest real ones, scores with all answers, are some hundred KB."""
 MAX_LOG_BYTES = 1 << 30
-"""Bytes of a log: three million steps."""
+"""Longest log in bytes: three million steps."""
 MAX_UNREADABLE_NOTES = 20
-"""Lines that cannot be read and are told one by one."""
+"""Unreadable lines that get a notice of their own."""
 MAX_AMOUNT = 1e12
-"""Of seconds, tokens, bytes and counts: beyond it a number is damage. What is measured on a model may be anything, also NaN."""
+"""Largest amount of seconds, tokens, bytes or counts; beyond it the line is damaged. Metrics may be anything, also NaN."""
 COUNT_FIELDS = ("bytes", "tokens", "step", "total", "done", "rows")
 AMOUNT_FIELDS = ("seconds", "seconds_left", "tokens_per_second", *COUNT_FIELDS)
 
@@ -51,7 +51,7 @@ AMOUNT_FIELDS = ("seconds", "seconds_left", "tokens_per_second", *COUNT_FIELDS)
 class EventLog:
     """Appends events, one write per line, from any thread of the one process that owns the file.
 
-    A reserve lies beside the file, so that a full disk can still be said: it is given up for the last words.
+    A reserve file beside the log is freed when the disk is full, so that the final events still fit.
     """
 
     def __init__(self, path: Path):
@@ -59,10 +59,10 @@ class EventLog:
         self._lock = threading.Lock()
         with durable.disk_errors(path):
             cut_partial_line(path)
-            self._file = untrusted_files.open_for_append(path.parent, path.name)  # a worker keeps it open until it ends
+            self._file = untrusted_files.open_for_append(path.parent, path.name)  # stays open until the worker ends
             self._seq = count_lines(path)
         with durable.disk_errors(self._reserve):
-            self._reserve.unlink(missing_ok=True)  # never through a link that lies there
+            self._reserve.unlink(missing_ok=True)  # a link there must not be followed
             with untrusted_files.open_for_append(path.parent, self._reserve.name) as file:
                 file.write(bytes(RESERVE_BYTES))
 
@@ -76,23 +76,23 @@ class EventLog:
         """Append one event.
 
         Raises:
-            DiskError: the disk is full; what is said from now on goes into the reserve.
+            DiskError: the disk is full; later events use the reserve.
         """
         with self._lock, durable.disk_errors(self.path):
             line = encode_event(event, self._seq + 1, datetime.now(UTC))
             try:
-                if self._reserve.exists():  # given up, it has made room
+                if self._reserve.exists():  # removing it frees space
                     durable.fault_point(self.path)
                 self._append(line)
             except OSError:
                 self._reserve.unlink(missing_ok=True)
                 if not isinstance(event, RunEnded | RunFailed):
                     raise
-                self._append(line)  # a last word is said at once into the room that this left
+                self._append(line)  # a final event goes into the freed space at once
             self._seq += 1
 
     def _append(self, line: bytes) -> None:
-        """All of the line or nothing of it: half a line would swallow the next."""
+        """Write the whole line or nothing: half a line would corrupt the next."""
         whole = os.fstat(self._file.fileno()).st_size
         try:
             written = self._file.write(line)
@@ -105,14 +105,14 @@ class EventLog:
 
 
 def append_events(path: Path, events: Iterable[Event]) -> None:
-    """Append to the log of a run that no worker has open."""
+    """Append to the log of a run that has no worker."""
     with EventLog(path) as log:
         for event in events:
             log(event)
 
 
 def encode_event(event: Event, seq: int, at: datetime) -> bytes:
-    """One event as one line, without secrets."""
+    """One event as one line, with secrets redacted."""
     head = {
         "seq": seq,
         "at": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
@@ -123,16 +123,16 @@ def encode_event(event: Event, seq: int, at: datetime) -> bytes:
 
 
 def decode_event(line: bytes) -> Event:
-    """The event of one line.
+    """Parse one line.
 
     Raises:
-        ValueError: the line is no event of this version.
+        ValueError: not an event of this version.
     """
     return build_event(parse_event_line(line))
 
 
 def parse_event_line(line: bytes) -> dict[str, Any]:
-    """The kind and the fields of one line; errors as in `decode`."""
+    """Kind and fields of one line; errors as in `decode_event`."""
     values = untrusted_files.parse_json(line)
     kind = str(values.get("kind")) if isinstance(values, dict) else ""
     kind = OLD_NAMES.get(kind, kind)
@@ -143,7 +143,7 @@ def parse_event_line(line: bytes) -> dict[str, Any]:
 
 
 def build_event(values: dict[str, Any]) -> Event:
-    """The event of these values; errors as in `decode`."""
+    """The event with these fields; errors as in `decode_event`."""
     kind = EVENT_KINDS[values["kind"]]
     given = {key: value for key, value in values.items() if key != "kind"}
     if unknown := unknown_metrics(values):
@@ -152,7 +152,7 @@ def build_event(values: dict[str, Any]) -> Event:
     for name in amount_fields(kind):
         value = getattr(event, name)
         least = 0 if name in COUNT_FIELDS else -MAX_AMOUNT
-        if value is not None and not least <= value <= MAX_AMOUNT:  # nor NaN
+        if value is not None and not least <= value <= MAX_AMOUNT:  # rejects NaN too
             raise ValueError(f"{name} is {value}")
     if isinstance(event, AdapterSaved | CheckpointSaved):
         untrusted_files.check_relative_name(event.folder)
@@ -161,7 +161,7 @@ def build_event(values: dict[str, Any]) -> Event:
 
 @cache
 def amount_fields(kind: type) -> tuple[str, ...]:
-    """The fields of an event that count or time something."""
+    """Fields that hold a count or a duration."""
     return tuple(one.name for one in fields(kind) if one.name in AMOUNT_FIELDS)
 
 
@@ -171,7 +171,7 @@ def unknown_keys(values: dict[str, Any]) -> frozenset[str]:
 
 
 def unknown_metrics(values: dict[str, Any]) -> frozenset[str]:
-    """Names of metrics that the method does not have, which are left out: they would be kept for each step."""
+    """Metrics that the method does not have; dropped, because they would take memory at every step."""
     metrics, method = values.get("metrics"), METHODS.get(str(values.get("stage")))
     if not metrics or not isinstance(metrics, dict) or method is None:
         return frozenset()
@@ -189,7 +189,7 @@ def event_adapter(kind: type) -> TypeAdapter[Any]:
 
 
 def cut_partial_line(path: Path) -> None:
-    """Remove a last line without its newline: a killed worker leaves one, and the next event would be glued to it."""
+    """Remove an unterminated last line, left by a killed worker: the next event would be appended to it."""
     try:
         file = untrusted_files.open_for_update(path.parent, path.name)
     except FileNotFoundError:
@@ -210,13 +210,13 @@ def count_lines(path: Path) -> int:
 
 
 class Tail:
-    """Reads what was appended since the last time; only whole lines count."""
+    """Reads what was appended since the last read; only whole lines count."""
 
     def __init__(self, path: Path):
         self.path = path
         self._offset = self._line = self._unread = 0
         self._long = False
-        """Within a line that is longer than any event."""
+        """Inside a line longer than MAX_LINE_BYTES."""
         self._told: set[tuple[str, frozenset[str]]] = set()
 
     def has_new_bytes(self) -> bool:
@@ -226,7 +226,7 @@ class Tail:
         """The new events. An unreadable line becomes a notice, so the rest of the log still loads.
 
         Raises:
-            UnsafeFile: there is no regular file.
+            UnsafeFile: not a regular file.
             OSError: it cannot be read.
         """
         if self._offset >= MAX_LOG_BYTES:
@@ -262,14 +262,14 @@ class Tail:
         yield event
 
     def note_unknown_keys(self, kind: str, unknown: frozenset[str]) -> Iterator[Event]:
-        """Said once for each kind, as all events of another version have the same keys."""
+        """Reported once per kind: all events of another version have the same keys."""
         if (kind, unknown) not in self._told and len(self._told) < MAX_UNREADABLE_NOTES:
             self._told.add((kind, unknown))
             names = ", ".join(sorted(untrusted_files.as_printable(name[:80]) for name in unknown)[:5])
             yield Notice(Text("log.unknown_keys", kind=kind, names=names))
 
     def note_unreadable_line(self, code: str) -> Iterator[Event]:
-        """A note for each of the first lines that cannot be read, and one for all the others."""
+        """One notice for each of the first unreadable lines, then one for all others."""
         self._unread += 1
         if self._unread <= MAX_UNREADABLE_NOTES:
             yield Notice(Text(code, line=self._line, name=self.path.name))

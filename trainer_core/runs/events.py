@@ -1,5 +1,5 @@
-"""What a worker can say, one class for each kind of event; those of Compare are in `compare_events.py`. `event_log.py` writes and
-reads them, `run_state.py` folds them."""
+"""Events of a worker, one class per kind; those of Compare are in `compare_events.py`. `event_log.py` writes and reads them,
+`run_state.py` folds them."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def check_stage(key: str) -> str:
 
 
 Stage = Annotated[str, AfterValidator(check_stage)]
-"""A stage of a run, by the key of its method."""
+"""A stage of a run: the key of its method."""
 
 
 class Phase(StrEnum):
-    """queued → loading → training → saving (once for each stage) → done | stopped | paused | failed; to compare: loading →
-    ready ⇄ answering."""
+    """queued → loading → training → saving (per stage) → done | stopped | paused | failed;
+    compare: loading → ready ⇄ answering."""
 
     QUEUED = "queued"
     LOADING = "loading"
@@ -45,18 +45,17 @@ class Phase(StrEnum):
 
     @property
     def is_active(self) -> bool:
-        """Is there more to come?"""
         return self not in (Phase.DONE, Phase.STOPPED, Phase.PAUSED, Phase.FAILED)
 
     @property
     def is_resumable(self) -> bool:
-        """Ended early and can be resumed."""
+        """Ended early, can be resumed."""
         return self in (Phase.STOPPED, Phase.PAUSED, Phase.FAILED)
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """One way out of a failure, and what it changes in the recipe, as dotted key → value."""
+    """A way out of a failure, and its changes to the recipe: dotted key → value."""
 
     text: StoredText
     changes: dict[str, Any]
@@ -64,7 +63,7 @@ class Suggestion:
 
 @dataclass(frozen=True)
 class PhaseChanged:
-    """The worker entered a phase. stage: that the phase belongs to, if any."""
+    """The worker entered a phase. stage: the phase's stage, if any."""
 
     phase: Phase
     detail: StoredText = NO_TEXT
@@ -73,14 +72,14 @@ class PhaseChanged:
 
 @dataclass(frozen=True)
 class DeviceAcquired:
-    """A worker has the device. card: the UUID of its graphics card; empty: the processor."""
+    """A worker has the device. card: UUID of its graphics card; empty: the processor."""
 
     card: str
 
 
 @dataclass(frozen=True)
 class DataPrepared:
-    """The data as it will be trained on."""
+    """The data after preparation."""
 
     chats: int
     pairs: int
@@ -94,7 +93,7 @@ class DataPrepared:
 
 @dataclass(frozen=True)
 class SettingChanged:
-    """A value that differs from what was asked, and why."""
+    """A setting whose value differs from what was asked, and why."""
 
     what: str
     asked: str
@@ -104,24 +103,24 @@ class SettingChanged:
 
 @dataclass(frozen=True)
 class Notice:
-    """What the user should know about the data or the run: rows that were left out or cut, and the like."""
+    """A note to the user about the data or the run, such as dropped or cut rows."""
 
     text: StoredText
 
 
 @dataclass(frozen=True)
 class StepsPlanned:
-    """Optimiser steps of each stage, as far as they are known before the first one."""
+    """Planned optimiser steps of each stage."""
 
     steps: dict[str, int]
 
 
 @dataclass(frozen=True)
 class ReferenceCheck:
-    """A stage's first batch measured against what it must be. With a reference: policy and reference are still the same model.
+    """A stage's first batch against its expected values. With a reference, policy and reference are still the same model.
 
-    Losses in nats. `expected_loss` is None where the loss depends on the data (the sft term); `margin`, where there
-    is no reference. `policy` and `reference` say which weights are which.
+    Losses in nats. `expected_loss` is None if the loss depends on the data (the sft term); `margin` is None without a
+    reference. `policy` and `reference` say which weights they are.
     """
 
     stage: Stage
@@ -135,9 +134,9 @@ class ReferenceCheck:
     holds: bool
 
 
-@dataclass(frozen=True, slots=True)  # many of them live as long as the app
+@dataclass(frozen=True, slots=True)  # one per step, kept as long as the app runs
 class TrainStep:
-    """One optimiser step. Loss in nats, per token or per pair. metrics: by the keys of the method's own, in their units."""
+    """One optimiser step. Loss in nats, per token or per pair. metrics: keyed and in units as the method defines."""
 
     stage: Stage
     step: int
@@ -153,9 +152,9 @@ class TrainStep:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The held-out rows at a step, measured in training. Units are those of `TrainStep`.
+    """Evaluation on the held-out rows at a step. Units as in `TrainStep`.
 
-    rows: how many of them, the same at every step of a stage. seconds: what it took.
+    rows: their count, the same at every step of a stage. seconds: duration.
     """
 
     stage: Stage
@@ -168,7 +167,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class SampleAnswer:
-    """One answer to a fixed prompt. ended: by itself, not cut at the most tokens it may have."""
+    """One answer to a fixed prompt. ended: with the end token, not cut at the token limit."""
 
     prompt: str
     answer: str
@@ -178,9 +177,9 @@ class SampleAnswer:
 
 @dataclass(frozen=True)
 class SampleAnswers:
-    """What the model answers to the run's fixed prompts at a step, always taking the likeliest token.
+    """The model's answers to the run's fixed prompts at a step, decoded greedily.
 
-    Step 0 is the base alone; of a run there is one. seconds: what it took.
+    Step 0 is the base; a run has one such event. seconds: duration.
     """
 
     stage: Stage
@@ -191,9 +190,9 @@ class SampleAnswers:
 
 @dataclass(frozen=True)
 class StageResumed:
-    """A stage goes on from a checkpoint (step 0: from its beginning); later steps that were lost are made again.
+    """A stage resumes from a checkpoint (step 0: from its start); later steps are lost and run again.
 
-    `skipped` says of each newer checkpoint why it could not be used.
+    `skipped`: for each newer checkpoint, why it could not be used.
     """
 
     stage: Stage
@@ -203,7 +202,7 @@ class StageResumed:
 
 @dataclass(frozen=True)
 class CheckpointSaved:
-    """The run can be continued from this step. `folder` is relative to the run folder."""
+    """The run can resume from this step. `folder` is relative to the run folder."""
 
     stage: Stage
     step: int
@@ -214,8 +213,7 @@ class CheckpointSaved:
 
 @dataclass(frozen=True)
 class RowLengths:
-    """How long a stage's rows are, in tokens as trained. most: 95 % of them have at most so many; beyond: the share of all
-    tokens that lies behind that."""
+    """Row lengths of a stage, in tokens as trained. most: the 95th percentile; beyond: share of all tokens past it."""
 
     stage: Stage
     longest: int
@@ -225,10 +223,10 @@ class RowLengths:
 
 @dataclass(frozen=True)
 class MemoryProbed:
-    """Memory as it was measured on the longest rows before the first step. Bytes, and tokens of a micro-batch.
+    """Memory measured on the longest rows before the first step. Bytes, and tokens of a micro-batch.
 
-    peak: with a whole micro-batch, and what the optimiser will add. half: what was measured with half of it, or less.
-    most: what a run may take. cut: the whole micro-batch was not tried, its peak follows from the half.
+    peak: of a whole micro-batch, plus what the optimiser will add. half: measured with half of it, or less.
+    most: the limit of the run. cut: the whole micro-batch was not tried; its peak is extrapolated from the half.
     """
 
     stage: Stage
@@ -242,7 +240,7 @@ class MemoryProbed:
 
 @dataclass(frozen=True)
 class OutOfMemory:
-    """Memory ran out, and a fresh worker goes on with less; what changes follows as `Changed` events."""
+    """Memory ran out, and a new worker resumes with lower settings, which follow as `SettingChanged` events."""
 
     stage: Stage
     message: str
@@ -260,7 +258,7 @@ class AdapterSaved:
 
 @dataclass(frozen=True)
 class RunEnded:
-    """The last word of a run that went as asked: done or stopped."""
+    """Last event of a run that ended as asked: done or stopped."""
 
     phase: Phase
     detail: StoredText = NO_TEXT
@@ -268,7 +266,7 @@ class RunEnded:
 
 @dataclass(frozen=True)
 class RunFailed:
-    """The last word of a run that went wrong. `details` is the traceback of a bug, or empty; `offers` are ways out."""
+    """Last event of a run that failed. `details`: the traceback of a bug, or empty; `offers`: ways out."""
 
     message: StoredText
     details: str = ""
@@ -308,13 +306,13 @@ OLD_NAMES: Mapping[str, str] = {
     "Ended": "RunEnded",
     "Failed": "RunFailed",
 }
-"""Kind in a run folder of an earlier version → its class today."""
+"""Kind in run folders of an earlier version → today's class."""
 OLD_METRICS = ("margin", "accuracy", "chosen", "rejected")
-"""Fields of steps and evaluations in run folders of an earlier version that are metrics today."""
+"""Fields of steps and evaluations of an earlier version that are metrics today."""
 
 
 def upgrade_fields(kind: str, values: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a line in a run folder of an earlier version, as they are called today."""
+    """Rename the fields of an earlier version to today's names."""
     if kind == "PhaseChanged" and values.get("phase") in ("sft", "dpo"):
         return values | {"phase": Phase.TRAINING.value, "stage": values["phase"]}
     if kind in ("TrainStep", "Evaluation") and "metrics" not in values:

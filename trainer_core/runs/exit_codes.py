@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from trainer_core.texts import Text
 
 EXIT_RESTART = 75
-"""Exit code of a worker that wants to be started again (EX_TEMPFAIL in sysexits.h)."""
+"""Exit code of a worker that wants a restart (EX_TEMPFAIL in sysexits.h)."""
 NATIVE_FAILURE = Text("exit.native_failure")
 NATIVE_FAILURES: Mapping[int, Text] = {
     0xC0000005: Text("exit.access_violation"),
@@ -18,7 +18,7 @@ NATIVE_FAILURES: Mapping[int, Text] = {
     0xC00000FD: Text("exit.stack_overflow"),
     0xE06D7363: Text("exit.cpp_exception"),
 }
-"""Those with which a library or the driver failed below Python."""
+"""Signals raised by a crash in a library or the driver."""
 NTSTATUS_MEANINGS: Mapping[int, Text] = {
     **NATIVE_FAILURES,
     0xC000001D: Text("exit.illegal_instruction"),
@@ -30,13 +30,13 @@ NTSTATUS_MEANINGS: Mapping[int, Text] = {
     0xC0000142: Text("exit.dll_failed"),
     0xC000013A: Text("exit.console_closed"),
 }
-"""What Windows says about a process that it ended, by exit code (NTSTATUS, ntstatus.h)."""
+"""Windows' reason for ending a process, by exit code (NTSTATUS, ntstatus.h)."""
 FIRST_NTSTATUS, NTSTATUS_LIMIT = 0xC0000000, 0xD0000000
-"""Between them an exit code is an NTSTATUS of severity error, and no program's own."""
+"""Range of NTSTATUS codes of severity error, which no program uses as its own."""
 
 
 def describe_exit(code: int) -> Text:
-    """How a process ended, by its exit code, as the end of a sentence that begins with the process."""
+    """How a process ended, by its exit code: the end of a sentence whose subject is the process."""
     if (number := ntstatus_of(code)) is not None:
         if number in NTSTATUS_MEANINGS:
             return Text("exit.known_status", number=number, meaning=NTSTATUS_MEANINGS[number])
@@ -48,6 +48,6 @@ def describe_exit(code: int) -> Text:
 
 
 def ntstatus_of(code: int) -> int | None:
-    """The NTSTATUS that an exit code is, which some say with a sign; None where it is none."""
+    """The exit code as NTSTATUS, also from a signed number; None if it is not one."""
     number = code % 2**32
     return number if number in NTSTATUS_MEANINGS or FIRST_NTSTATUS <= number < NTSTATUS_LIMIT else None

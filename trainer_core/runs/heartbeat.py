@@ -1,4 +1,4 @@
-"""Which process works on a run, and whether it lives."""
+"""Which process works on a run, and whether it is alive."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from trainer_core.system.durable import write_atomically
 
 BEAT_SECONDS = 2.0
 WARM_WORKER_MODULE = "trainer_core.worker.warm"
-"""The program of a worker that was started before its run, which its arguments therefore do not name."""
+"""Module of a warm worker, which starts before its run: its arguments do not name the run."""
 POLL_SECONDS = 0.5
-"""How often a worker looks for a request: a stop is noticed within half a second."""
+"""How often a worker looks for a request: a stop takes effect within half a second."""
 
 
 class Heartbeat(StrictModel):
-    """Which process works on a run. `created` is the process's birth in seconds since 1970."""
+    """The process that works on a run. `created` is its start in seconds since 1970."""
 
     pid: int = Field(ge=1, le=2**31 - 1)
     created: float
@@ -34,7 +34,7 @@ class Heartbeat(StrictModel):
 
 
 def is_alive(beat: Heartbeat | None) -> bool:
-    """Is the process that wrote this heartbeat still the same process, working on the same run? A pid alone is reused."""
+    """Is the process that wrote this heartbeat alive? Also compares start and run, because pids are reused."""
     try:
         return beat is not None and find_process(beat) is not None
     except psutil.AccessDenied:
@@ -42,14 +42,14 @@ def is_alive(beat: Heartbeat | None) -> bool:
 
 
 def find_process(beat: Heartbeat) -> psutil.Process | None:
-    """The process that wrote this heartbeat, if it still lives.
+    """The process that wrote this heartbeat, if it is alive.
 
     Raises:
-        psutil.AccessDenied: the system does not say.
+        psutil.AccessDenied: the system refuses access.
     """
     try:
         process = psutil.Process(beat.pid)
-        arguments = process.cmdline()  # empty for an instant while the process is between two programs (exec)
+        arguments = process.cmdline()  # empty for an instant during exec
         same = (
             process.status() != psutil.STATUS_ZOMBIE
             and abs(process.create_time() - beat.created) < 2  # clock corrections move it by up to a second
@@ -68,7 +68,7 @@ def read_heartbeat(run_dir: Path) -> Heartbeat | None:
 
 
 def seconds_since_write(file: Path) -> float:
-    """Seconds since a file was written last; 0 where there is none yet."""
+    """Seconds since a file was last written; 0 if it is missing."""
     try:
         return max(0.0, time.time() - file.stat().st_mtime)
     except OSError:
@@ -76,7 +76,7 @@ def seconds_since_write(file: Path) -> float:
 
 
 def is_worker_alive(run_dir: Path) -> bool:
-    """Is there a process for this run? Before its first heartbeat a worker is known by its arguments."""
+    """Does this run have a process? Before its first heartbeat a worker is found by its arguments."""
     return is_alive(read_heartbeat(run_dir)) or any(processes_named(run_dir))
 
 
@@ -95,7 +95,7 @@ def worker_processes() -> Iterator[psutil.Process]:
 
 
 def list_processes(run_dir: Path) -> list[psutil.Process]:
-    """All that works on a run, known by pid and birth."""
+    """All processes of a run, found by pid and start time."""
     beat = read_heartbeat(run_dir)
     worker = find_process(beat) if beat else None
     found = (one for first in ([worker] if worker else processes_named(run_dir)) for one in process_family(first))
@@ -103,7 +103,7 @@ def list_processes(run_dir: Path) -> list[psutil.Process]:
 
 
 def process_family(worker: psutil.Process) -> Iterator[psutil.Process]:
-    """Its parent first, which would report the worker's end; the worker; and what it started."""
+    """First the worker's parent, which would report its end, then the worker, then its children."""
     yield from reversed(list(parent_processes(worker)))
     yield worker
     with suppress(psutil.Error):
@@ -118,7 +118,7 @@ def terminate(run_dir: Path, kill: bool = False) -> None:
 
 
 def write_heartbeat(run_dir: Path) -> None:
-    """Say that this process works on the run.
+    """Write the heartbeat of this process.
 
     Raises:
         DiskError: the disk is full.
@@ -130,7 +130,7 @@ def write_heartbeat(run_dir: Path) -> None:
 
 @contextmanager
 def heartbeat_thread(run_dir: Path) -> Iterator[StopRequests]:
-    """Write heartbeats and watch for requests from a thread, as long as the block runs."""
+    """While the block runs, a thread writes heartbeats and reads requests."""
     wants, ended = StopRequests(), threading.Event()
     write_heartbeat(run_dir)
 
@@ -143,7 +143,7 @@ def heartbeat_thread(run_dir: Path) -> Iterator[StopRequests]:
             if rounds % round(BEAT_SECONDS / POLL_SECONDS) == 0:
                 with suppress(
                     DiskError
-                ):  # a beat is only seen by others; the thread must live, for it hears the requests
+                ):  # a missed heartbeat is harmless; the thread must survive, because it reads requests
                     write_heartbeat(run_dir)
 
     thread = threading.Thread(target=run, name="heartbeat", daemon=True)

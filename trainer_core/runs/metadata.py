@@ -11,7 +11,7 @@ from trainer_core.system import durable, untrusted_files
 
 
 class RunMetadata(StrictModel):
-    """What about.json holds."""
+    """Contents of about.json."""
 
     name: str = Field(default="", max_length=64, title="Name")
     note: str = Field(default="", max_length=2000, title="Note")
@@ -19,7 +19,7 @@ class RunMetadata(StrictModel):
 
 
 def read_metadata(run_dir: Path) -> RunMetadata:
-    """What was written about a run; nothing yet, or nothing readable, is nothing."""
+    """Name, note and pin of a run; empty if about.json is missing or unreadable."""
     try:
         return untrusted_files.load_json_model(RunMetadata, run_dir, "about.json")[0]
     except (OSError, ValueError):
@@ -27,7 +27,7 @@ def read_metadata(run_dir: Path) -> RunMetadata:
 
 
 def write_metadata(run_dir: Path, about: RunMetadata) -> None:
-    """Keep it.
+    """Write about.json.
 
     Raises:
         DiskError: the folder cannot be written.

@@ -1,12 +1,12 @@
-"""The run folder, the only protocol between the app and its workers: which file holds what, and who writes it.
+"""The run folder, the only protocol between the app and its workers: each file and its writer.
 
-run.json        app or CLI   the job as it was asked, immutable
+run.json        app or CLI   the job as asked, immutable
 control.json    app or CLI   the latest request: stop, pause or end now
-events.jsonl    worker       everything it says; the supervisor adds to it only when a finished run is made longer
-heartbeat.json  worker       every 2 s: pid, birth, run id
+events.jsonl    worker       all its events; the supervisor appends only when a finished run is extended
+heartbeat.json  worker       every 2 s: pid, start time, run id
 worker.log      worker       stdout and stderr of everything
-held-out.jsonl  worker       the pairs that were set aside
-checkpoints/    worker       what the run can be continued from
+held-out.jsonl  worker       the held-out pairs
+checkpoints/    worker       to resume the run from
 adapter-sft/ adapter-dpo/    the results
 """
 
@@ -33,12 +33,12 @@ from trainer_core.system.durable import write_atomically
 from trainer_core.texts import Text
 
 MAX_NAMED_KEYS = 5
-"""Settings of another version that are named one by one."""
+"""Unknown settings that are named one by one."""
 LOG_BYTES = 65_536
 
 
 class RunFile(StrictModel):
-    """What run.json holds. What another version left out is filled in from the folder, or has its default."""
+    """Contents of run.json. Fields missing in other versions come from the folder, or are defaults."""
 
     version: int = 1
     id: str = ""
@@ -51,7 +51,7 @@ class RunFile(StrictModel):
 
     @property
     def notes(self) -> tuple[Text, ...]:
-        """What of the file is not used."""
+        """Notes on the settings that are ignored."""
         if not self._left_out:
             return ()
         names = ", ".join(map(untrusted_files.as_printable, self._left_out[:MAX_NAMED_KEYS]))
@@ -62,7 +62,7 @@ class RunFile(StrictModel):
 
 
 def create_run(parent: Path, job: Job, name: str, **facts: Any) -> Path:
-    """A new run folder with its run.json.
+    """Create a run folder with its run.json.
 
     Raises:
         DiskError: the folder or the file cannot be written.
@@ -83,7 +83,7 @@ def read_run(run_dir: Path) -> RunFile:
     """The run.json of a folder.
 
     Raises:
-        ConfigError: it is missing or no regular file, or a value in it cannot be.
+        ConfigError: missing, not a regular file, or a value is invalid.
     """
     run_id = untrusted_files.printable_id(run_dir)
     try:
@@ -103,12 +103,12 @@ def read_run(run_dir: Path) -> RunFile:
 
 
 def run_start_time(run_dir: Path, told: str = "") -> str:
-    """When a run began, in ISO's spelling with seconds and zone: as it was told, or else as the folder's name says, or else when
-    the folder was changed last."""
+    """Start of a run in ISO 8601 with seconds and zone: the given one, else from the folder's name, else the folder's
+    modification time."""
     for text, read in ((told, datetime.fromisoformat), (run_dir.name[:15], parse_folder_time)):
         with suppress(ValueError):
             when = read(text)
-            if 1970 <= when.year < 9999:  # with room for a day of any zone
+            if 1970 <= when.year < 9999:  # leaves room for a day of any zone
                 return (when if when.tzinfo else when.replace(tzinfo=UTC)).isoformat(timespec="seconds")
     return datetime.fromtimestamp(folder_mtime(run_dir), UTC).isoformat(timespec="seconds")
 
@@ -118,7 +118,7 @@ def parse_folder_time(text: str) -> datetime:
 
 
 def folder_mtime(folder: Path) -> float:
-    """Seconds since 1970; 0 where that is not known."""
+    """Seconds since 1970; 0 if unknown."""
     try:
         return min(max(0.0, folder.lstat().st_mtime), 2.0**32)
     except OSError:
@@ -135,8 +135,8 @@ def list_runs(parent: Path) -> list[Path]:
 
 
 def parent_processes(worker: psutil.Process) -> Iterator[psutil.Process]:
-    """The processes above a worker with the same arguments: its parent, and on Windows the python.exe of .venv above each, which
-    only starts Python's own and waits, and of which `Popen.pid` is. psutil takes no parent that was born later."""
+    """Processes above a worker with the same arguments: its parent and, on Windows, the python.exe of .venv above each, which
+    only starts the real Python and waits (`Popen.pid` is its pid). psutil accepts no parent that started later."""
     with suppress(psutil.Error):
         arguments, above = worker.cmdline()[1:], worker.parent()
         while above and arguments and above.cmdline()[1:] == arguments:
@@ -145,7 +145,7 @@ def parent_processes(worker: psutil.Process) -> Iterator[psutil.Process]:
 
 
 def last_log_line(run_dir: Path) -> str:
-    """The last line of the worker's log that says something, or nothing."""
+    """The last non-empty line of the worker's log, or an empty string."""
     lines = read_log_tail(run_dir, 20)
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
 

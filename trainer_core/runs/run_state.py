@@ -1,4 +1,4 @@
-"""The state of a run, folded from its events: what pages, reports and commands read instead of the log."""
+"""The state of a run, folded from its events. Pages, reports and commands read it instead of the log."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ from trainer_core.texts import NO_TEXT, Text
 
 @dataclass(frozen=True)
 class PromptAnswers:
-    """What the lanes said to one question: the texts, and how they ended once they have (empty until then)."""
+    """The lanes' answers to one prompt, and their statistics (empty until they end)."""
 
     answers: Mapping[str, str]
     ends: Mapping[str, AnswerStats]
@@ -69,28 +69,28 @@ class PromptAnswers:
 
 
 MAX_NOTES = 1_000
-"""Notes, changes and checkpoints of one run that are kept; more are damage, and nobody reads them."""
+"""Notes, changes and checkpoints kept of one run; more mean a damaged log."""
 MAX_ANSWERS = 200
-"""Questions whose answers stay at hand: the one on the page, while others are answered ahead or for a judge."""
+"""Prompts whose answers stay in memory: the one on the page, and others answered ahead or for a judge."""
 
 
 @dataclass(frozen=True)
 class RunState:
-    """All that is known of a run, folded from its events."""
+    """The state of a run, folded from its events."""
 
     id: str
     phase: Phase = Phase.QUEUED
     stage: str = ""
-    """The stage that the phase belongs to, if any."""
+    """Stage of the phase, if any."""
     detail: Text = NO_TEXT
     card: str = ""
-    """UUID of the graphics card its newest worker has; empty: the processor."""
+    """UUID of the newest worker's graphics card; empty: the processor."""
     stalled: str = ""
-    """Why a living run is not getting on; found by whoever looks at it, not by its events."""
+    """Why a live run makes no progress; set by the reader, not by events."""
     error: Text = NO_TEXT
     traceback: str = ""
     unreadable: str = ""
-    """Why nothing of the run can be shown; found by whoever looks at it."""
+    """Why the run cannot be shown; set by the reader."""
     points: tuple[TrainStep, ...] = ()
     evaluated: tuple[Evaluation, ...] = ()
     sampled: tuple[SampleAnswers, ...] = ()
@@ -117,14 +117,14 @@ class RunState:
     heated: TokenHeatmap | None = None
 
     def answers_to(self, ask: str) -> PromptAnswers | None:
-        """What was said to a question; None before its turn has come, and when it is long past."""
+        """Answers to a prompt; None before its turn, and once they are dropped."""
         if ask and ask == self.ask and ask not in self.said:
             return PromptAnswers(self.answers, self.ends)
         return self.said.get(ask)
 
     @property
     def training_stage(self) -> str:
-        """The stage whose steps are being made; empty in every other phase."""
+        """The stage in training; empty in every other phase."""
         return self.stage if self.phase is Phase.TRAINING else ""
 
     @property
@@ -136,17 +136,17 @@ class RunState:
         return self.points[-1] if self.points else None
 
     def best_evaluation(self, stage: Stage) -> Evaluation | None:
-        """The lowest held-out loss of a stage that was measured at least twice."""
+        """The lowest held-out loss of a stage, if it has at least two evaluations."""
         measured = [one for one in self.evaluated if one.stage == stage and isfinite(one.loss)]
         return min(measured, key=lambda one: one.loss) if len(measured) > 1 else None
 
     def steps_done(self, stage: Stage) -> int:
-        """Optimiser steps that a stage has done."""
+        """Optimiser steps done in a stage."""
         return max((point.step for point in self.points if point.stage == stage), default=0)
 
     @property
     def resume_hint(self) -> Text:
-        """Where Resume would continue if the run ended now."""
+        """Where Resume would start if the run ended now."""
         newest = self.checkpoints[-1] if self.checkpoints else None
         if newest and newest.stage not in self.adapters:
             return Text("resume.from_step", stage=newest.stage.upper(), step=newest.step)
@@ -155,12 +155,12 @@ class RunState:
         return Text("resume.from_start")
 
     def effective_value(self, what: str, asked: str) -> str:
-        """The value a setting really had: what was asked, unless the run says otherwise."""
+        """The value that was used: `asked`, unless the run changed it."""
         return next((change.used for change in reversed(self.changes) if change.what == what), asked)
 
     @property
     def progress(self) -> float:
-        """Share of all planned optimiser steps that are done, 0 to 1."""
+        """Share of all planned optimiser steps done, 0 to 1."""
         if self.phase is Phase.DONE:
             return 1.0
         total = sum(self.planned.values())
@@ -168,16 +168,16 @@ class RunState:
 
     @property
     def seconds_left(self) -> float | None:
-        """Time to the end of training from the measured steps; None before the first one and after the last."""
+        """Seconds left in training, from the measured steps; None before the first step and after the last."""
         if not self.last_step or not self.phase.is_active:
             return None
-        begun = {self.points[0].stage, self.last_step.stage}  # there are two stages at most, one after the other
+        begun = {self.points[0].stage, self.last_step.stage}  # at most two stages, one after the other
         later = sum(steps for stage, steps in self.planned.items() if stage not in begun)
         return self.last_step.seconds_left + later * self.last_step.seconds
 
 
 def apply_all(view: RunState, events: Iterable[Event]) -> RunState:
-    """The view after these events. Steps in a row are added at once: a copy of all points for each would be quadratic."""
+    """The state after these events. Consecutive steps are added together: copying all points per step would be quadratic."""
     for kind, alike in groupby(events, key=type):
         if kind is TrainStep:
             view = replace(view, points=(*view.points, *cast("Iterator[TrainStep]", alike)))
@@ -188,7 +188,6 @@ def apply_all(view: RunState, events: Iterable[Event]) -> RunState:
 
 
 def apply(view: RunState, event: Event) -> RunState:
-    """The view after one more event."""
     if isinstance(event, TrainEvent):
         return apply_train_event(view, event)
     if isinstance(event, CompareEvent):
@@ -207,7 +206,6 @@ def apply(view: RunState, event: Event) -> RunState:
 
 
 def apply_train_event(view: RunState, event: TrainEvent) -> RunState:  # noqa: C901  (one case per event class, a line each)
-    """The view after one more event of a training."""
     match event:
         case DataPrepared():
             return replace(view, prepared=event, notes=append_new(view.notes, event.notes))
@@ -238,7 +236,6 @@ def apply_train_event(view: RunState, event: TrainEvent) -> RunState:  # noqa: C
 
 
 def apply_compare_event(view: RunState, event: CompareEvent) -> RunState:  # noqa: C901  (one case per event class)
-    """The view after one more event of a comparison."""
     match event:
         case ScoringProgress():
             return replace(view, phase=Phase.SCORING, detail=event.summary, scoring=event, scoring_error=NO_TEXT)
@@ -268,7 +265,7 @@ def apply_compare_event(view: RunState, event: CompareEvent) -> RunState:  # noq
 
 
 def with_answers(view: RunState, ask: str, said: PromptAnswers) -> RunState:
-    """The view with what was said to a question, and without what was said long ago."""
+    """Add a prompt's answers and drop the oldest."""
     return replace(view, said=dict([*view.said.items(), (ask, said)][-MAX_ANSWERS:]))
 
 
@@ -276,14 +273,14 @@ T = TypeVar("T")
 
 
 def append_new(known: tuple[T, ...], new: tuple[T, ...]) -> tuple[T, ...]:
-    """What is new added; a worker that goes on says some things a second time."""
+    """Add new items only; a resumed worker reports some twice."""
     return (
         (*known, *(one for one in new[:MAX_NOTES] if one not in known))[:MAX_NOTES] if len(known) < MAX_NOTES else known
     )
 
 
 def rewind_stage(view: RunState, stage: Stage, step: int, skipped: tuple[Text, ...]) -> RunState:
-    """The view without the steps, checkpoints and adapter that will be made again."""
+    """Drop the steps, checkpoints and adapter that will be made again."""
 
     def stays(one: TrainStep | Evaluation | SampleAnswers | CheckpointSaved) -> bool:
         return one.stage != stage or one.step <= step
@@ -300,7 +297,7 @@ def rewind_stage(view: RunState, stage: Stage, step: int, skipped: tuple[Text, .
 
 
 def mark_dead(view: RunState, alive: bool, last_line: str) -> RunState:
-    """An active run without a process failed, whatever its last event said."""
+    """An active run without a process has failed, whatever its last event was."""
     if not view.phase.is_active or alive:
         return view
     error = Text("worker.silent_end_with_log", line=last_line) if last_line else Text("worker.silent_end")
@@ -308,10 +305,10 @@ def mark_dead(view: RunState, alive: bool, last_line: str) -> RunState:
 
 
 def read_run_state(run_dir: Path) -> RunState:
-    """All that the events of a folder say, up to now.
+    """The state from all events so far.
 
     Raises:
-        ConfigError: there is a log that cannot be read.
+        ConfigError: the log cannot be read.
     """
     try:
         return apply_all(RunState(untrusted_files.printable_id(run_dir)), Tail(run_dir / "events.jsonl"))
@@ -320,6 +317,5 @@ def read_run_state(run_dir: Path) -> RunState:
 
 
 def unreadable_reason(name: str, error: OSError) -> Text:
-    """Why a run cannot be shown."""
     code = "run.unsafe_file" if isinstance(error, UnsafeFile) else "run.unreadable_file"
     return Text(code, name=name, reason=error.strerror)

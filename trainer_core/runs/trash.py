@@ -1,7 +1,7 @@
-"""What a user does with finished runs: name, note, pin, move to the trash and restore.
+"""What a user does with finished runs: name, note, pin, move to the trash, restore.
 
-about.json in the run folder is the app's, like control.json. The trash is a folder beside the runs, so that throwing away is a
-rename: instant, and undone as easily until the trash is emptied.
+The app writes about.json, like control.json. The trash is a folder beside the runs, so that moving there is a rename:
+instant, and reversible until the trash is emptied.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from trainer_core.system import durable, untrusted_files
 
 
 def folder_size(folder: Path) -> int:
-    """What a folder takes on disk, links not followed."""
+    """Bytes on disk; links are not followed."""
     return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
 
 
 def dependents(recipes: Mapping[str, Recipe]) -> dict[str, set[str]]:
-    """Run → the runs that need it: their recipe names something in its folder (a model, an adapter, data)."""
+    """Run → the runs that need it: their recipe uses a model, adapter or data in its folder."""
     found: dict[str, set[str]] = {}
     for run_id, recipe in recipes.items():
         named = (recipe.model, recipe.data.chat, recipe.data.pairs, recipe.data.held_out)
@@ -40,7 +40,7 @@ def trash_run(workspace: Workspace, run_dir: Path) -> None:
     """Move a run to the trash.
 
     Raises:
-        DiskError: it cannot be moved: a file in it is in use, or the folder is not ours to change.
+        DiskError: a file in it is in use, or the folder is not writable.
     """
     move_run(run_dir, trash_folder(workspace) / run_dir.name)
 
@@ -49,8 +49,8 @@ def restore_run(workspace: Workspace, run_id: str) -> None:
     """Bring a run back from the trash.
 
     Raises:
-        ConfigError: it is not there.
-        DiskError: it cannot be moved.
+        ConfigError: not in the trash.
+        DiskError: cannot be moved.
     """
     thrown = {untrusted_files.printable_id(folder): folder for folder in list_runs(trash_folder(workspace))}
     if run_id not in thrown:
@@ -68,13 +68,13 @@ def move_run(folder: Path, to: Path) -> None:
 
 
 def empty_trash(workspace: Workspace, discard: Callable[[Path], None] = durable.delete_via_trash) -> int:
-    """Delete what is in the trash for good. Returns the bytes that are free now.
+    """Delete the trash for good. Returns the bytes freed.
 
     Raises:
-        DiskError: a run is in use, and still there whole; those before it are gone.
+        DiskError: a run is in use and stays whole; those before it are deleted.
     """
     place = trash_folder(workspace)
-    durable.clean_leftovers(place)  # what was in use the last time
+    durable.clean_leftovers(place)  # in use the last time
     before = folder_size(place)
     for folder in list_runs(place):
         with durable.disk_errors(folder):

@@ -16,7 +16,7 @@ from trainer_core.system.project import PROJECT
 
 @dataclass(frozen=True)
 class Workspace:
-    """Where everything of one user lies. Created on first use, readable by the owner only."""
+    """The folders of one user. Created on first use, readable by the owner only."""
 
     root: Path
 
@@ -38,22 +38,22 @@ class Workspace:
 
     @staticmethod
     def for_run(run_dir: Path) -> Workspace:
-        """The workspace that a run folder lies in."""
+        """The workspace of a run folder."""
         return Workspace(run_dir.resolve().parent.parent)
 
 
 def disk_free(workspace: Workspace) -> int:
-    """Bytes that the workspace's disk has left."""
+    """Free bytes on the workspace's disk."""
     return psutil.disk_usage(str(ensure_dir(workspace.root))).free
 
 
 def default_workspace() -> Path:
-    """Beside the program, so that one folder holds everything; TUNEBENCH_WORKSPACE names another place."""
+    """Beside the program, so that one folder holds everything, unless TUNEBENCH_WORKSPACE is set."""
     return Path(os.environ.get("TUNEBENCH_WORKSPACE", PROJECT / "workspace"))
 
 
 def ensure_dir(folder: Path) -> Path:
-    """The folder, created if needed, with those above it. Nobody but its owner can look into it.
+    """The folder, created with its parents if needed, accessible to its owner only.
 
     Raises:
         DiskError: it cannot be created.
@@ -68,7 +68,7 @@ def ensure_dir(folder: Path) -> Path:
 
 
 def make_private(folder: Path) -> None:
-    """Take what an earlier version, or whoever made the folder, allowed others; a place that is shared on purpose stays so."""
+    """Revoke access that an earlier version or another creator gave; a deliberately shared folder stays so."""
     about = folder.stat()
     if (
         sys.platform != "win32"

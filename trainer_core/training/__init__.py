@@ -1,4 +1,4 @@
-"""Training: the only package that knows Unsloth and TRL. Unsloth must be imported before everything it patches."""
+"""Training: the only package that imports Unsloth and TRL. Unsloth must be imported before everything it patches."""
 
 import unsloth  # noqa: F401  (first, always)
 

@@ -1,7 +1,7 @@
 """TRL's trainers with checkpoints that survive a kill, hold only the policy, and are verified on resume.
 
-The stock trainer writes in place, and what a killed save leaves behind counts as the newest; and it saves DPO's reference beside
-the policy, after which a resumed run silently begins again at the reference.
+The stock trainer writes in place, so that a killed save counts as the newest checkpoint; and it saves DPO's reference beside
+the policy, after which a resumed run silently starts again at the reference.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from trainer_core.training.rate_schedule import ScheduledRate
 from trainer_core.training.token_count import CountsTokens
 
 SAVE_INTERVAL_SECONDS = 600.0
-"""A stage is saved at its parts and at least this often, so that a power cut costs ten minutes."""
+"""A stage is saved at its parts and at least this often, so that a power cut costs at most ten minutes."""
 WEIGHTS = "adapter_model.safetensors"
 
 
@@ -42,11 +42,11 @@ class CheckpointContext:
     spec: str
     emit: EventLog
     best: Callable[[], int | None] = lambda: None
-    """The step with the lowest held-out loss so far, whose checkpoint is never given up."""
+    """The step with the lowest held-out loss so far; its checkpoint is never deleted."""
 
 
 class DurableCheckpoints(CountsTokens, ScheduledRate):
-    """Mixed into a TRL trainer: saves by the protocol of `trainer_core.runs.checkpoints`."""
+    """Mixin for TRL trainers: saves by the protocol of `trainer_core.runs.checkpoints`."""
 
     shelf: CheckpointContext
 
@@ -59,7 +59,7 @@ class DurableCheckpoints(CountsTokens, ScheduledRate):
         with checkpoints.staged_write(target, origin, step, needs) as staging:
             try:
                 self.args.output_dir = str(staging)
-                Trainer._save_checkpoint(self, model, trial)  # past TRL's, which also writes a model card
+                Trainer._save_checkpoint(self, model, trial)  # skips TRL's override, which also writes a model card
             finally:
                 self.args.output_dir = usual
             flatten_staging(staging)
@@ -70,33 +70,33 @@ class DurableCheckpoints(CountsTokens, ScheduledRate):
         )
 
     def protected_steps(self) -> frozenset[int]:
-        """Steps whose checkpoints stay: those at even parts, to look back at, and the best."""
+        """Steps whose checkpoints are never deleted: those at even parts, for later use, and the best."""
         total = self.state.max_steps
         parts = {step for step in range(1, total + 1) if is_spaced_step(step, total, SAVES_PER_STAGE)}
         return frozenset(parts | {self.shelf.best() or 0})
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Only the policy: a `ref` beside it would take its place on resume."""
+        """Save the policy only: on resume a `ref` adapter beside it would replace it."""
         cast(PeftModel, self.model).save_pretrained(
             str(output_dir), selected_adapters=["default"], safe_serialization=True
         )
 
 
 def adapter_bytes(trainer: Trainer) -> int:
-    """What the trained weights take on disk."""
+    """Bytes of the trained weights."""
     trained = (weight for weight in cast(PeftModel, trainer.model).parameters() if weight.requires_grad)
     return sum(weight.numel() * weight.element_size() for weight in trained)
 
 
 def optimiser_bytes(trainer: Trainer) -> int:
-    """What the optimiser's numbers take on disk; 0 before the first step."""
+    """Bytes of the optimiser's states; 0 before the first step."""
     kept: Any = trainer.optimizer
     values = (value for state in kept.state.values() for value in state.values() if isinstance(value, torch.Tensor))
     return sum(value.numel() * value.element_size() for value in values)
 
 
 def flatten_staging(staging: Path) -> None:
-    """The stock code writes into a folder of its own naming; its files belong into ours."""
+    """Move the files out of the subfolder that the stock code creates."""
     (inner,) = [path for path in staging.iterdir() if path.is_dir()]
     for path in inner.iterdir():
         path.rename(staging / path.name)
@@ -104,9 +104,9 @@ def flatten_staging(staging: Path) -> None:
 
 
 class SaveSchedule(TrainerCallback):
-    """Says when to save: at even parts of the stage, after ten minutes, and when the user wants to leave.
+    """Decides when to save: at even parts of the stage, after ten minutes, and when the user stops the run.
 
-    The last part is the stage's end: from there it can be made longer.
+    The last part is the end of the stage, from which it can be extended.
     """
 
     def __init__(self, guard: DivergenceDetector, wants: StopRequests):
@@ -123,11 +123,11 @@ class SaveSchedule(TrainerCallback):
 
 
 class VerifyResume(TrainerCallback):
-    """Checks, before the first step that follows a checkpoint, that the policy is the checkpoint's and the reference is not.
+    """Verifies before the first resumed step that the policy equals the checkpoint and the reference equals its adapter.
 
     Args:
-        checkpoint: where training goes on from.
-        reference: the adapter that DPO measures against, or None.
+        checkpoint: the checkpoint to resume from.
+            reference: the adapter that DPO measures against, or None.
     """
 
     def __init__(self, checkpoint: Path, reference: Path | None):
@@ -141,10 +141,10 @@ class VerifyResume(TrainerCallback):
 
 
 def check_weights_equal(model: PeftModel, name: str, folder: Path) -> None:
-    """Do the weights of an adapter in memory equal those on disk, bit for bit?
+    """Compare the weights of an adapter in memory with those on disk, bit for bit.
 
     Raises:
-        ModelError: naming the first that differs.
+        ModelError: names the first weight that differs.
     """
     stored = load_file(folder / WEIGHTS)
     for key, weight in get_peft_model_state_dict(model, adapter_name=name).items():

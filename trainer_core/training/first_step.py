@@ -1,8 +1,8 @@
-"""The check of a preference stage's first step: it starts at its own reference, or with the loss that was predicted for it.
+"""Verifies a preference stage's first step: it must start at its own reference, or with the predicted loss.
 
-With a reference, and on top of another stage, that stage's adapter is the policy ("default"), and TRL keeps a frozen copy of it
-("ref") as the reference on the same base. Without one before it the reference is the base itself: the adapter is switched off.
-Without a reference the loss of the first batch is computed from our own pass over the model, and must be TRL's.
+With a reference after another stage, that stage's adapter is the policy ("default"), and TRL keeps a frozen copy of it ("ref")
+as the reference on the same base. In a first stage the reference is the base itself, with the adapter switched off.
+Without a reference, TRL's loss of the first batch must equal the one from our own forward pass.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from trainer_core.training.progress import StepCallback, TrlLog
 from trainer_core.training.token_rows import TokenRow, whole_sides
 
 LOGIT_ROWS = 256
-"""Positions whose logits are turned into 32 bit at a time."""
+"""Positions whose logits are converted to 32 bit at a time."""
 EXACT_TOLERANCE = 1e-5
-"""How far loss and margin may be off before the first step, in nats: the loss itself is computed in 32 bit."""
+"""Tolerance of loss and margin before the first step, in nats: the loss is computed in 32 bit."""
 TOLERANCE: dict[Precision, float] = {"fp32": 1e-3, "bf16": 0.02, "nf4": 0.02}
-"""How far those of the first step may be off in any case, in nats …"""
+"""Tolerance of loss and margin in the first step, in nats, at least …"""
 NOISE: dict[Precision, float] = {"fp32": 1e-5, "bf16": 0.025, "nf4": 0.025}
-"""… and by this for a token, in nats: four times what rounding to bfloat16 (2⁻⁹) moves the log-prob of a token by, 0.006."""
+"""… and this much per token, in nats: four times 0.006, the log-prob error from rounding to bfloat16 (2⁻⁹)."""
 
 
 class VerifyFirstStep(StepCallback):
-    """Checks weights and numbers before the first step, and the first step's own numbers; a mismatch ends the run and says why.
+    """Checks weights and loss before the first step, and the first step's own numbers; a mismatch ends the run with its reason.
 
-    Before the first step policy and reference are computed in the same way, so they must be equal to the last bit. In the step
-    itself they are not: with gradients, other kernels run, and their rounding adds up over the tokens of an answer.
+    Before the first step policy and reference run the same kernels, so they must be equal to the last bit. In the step itself,
+    gradients need other kernels, whose rounding adds up over the tokens of an answer.
 
     Attributes:
         trainer: set before training begins.
@@ -51,7 +51,7 @@ class VerifyFirstStep(StepCallback):
 
     def __init__(self, settings: Training, lora: Lora, precision: Precision, policy: Text, emit: EventLog):
         self.settings, self.precision, self.policy, self.emit = settings, precision, policy, emit
-        # DoRA divides by a norm that it computes anew, so its fresh adapter equals the base only up to rounding
+        # DoRA divides by a recomputed norm, so its fresh adapter equals the base only up to rounding
         self.tolerance = TOLERANCE[precision] if lora.dora else EXACT_TOLERANCE
 
     def on_train_begin(
@@ -100,7 +100,7 @@ class VerifyFirstStep(StepCallback):
         return self.build_check(loss, expected, margin, margin_bound, reference, holds)
 
     def prediction_check(self, loss: float, predicted: float) -> ReferenceCheck:
-        rounding = 0.0 if self.precision == "fp32" else abs(predicted) * 2**-8  # TRL's own loss is a number in bfloat16
+        rounding = 0.0 if self.precision == "fp32" else abs(predicted) * 2**-8  # TRL returns its own loss in bfloat16
         bound = TOLERANCE[self.precision] + rounding
         reference = Text("reference.predicted")
         return self.build_check(loss, predicted, None, bound, reference, abs(loss - predicted) <= bound)
@@ -113,13 +113,13 @@ class VerifyFirstStep(StepCallback):
 
 
 def measure_loss(trainer: Any, rows: list[TokenRow]) -> tuple[float, float]:
-    """TRL's loss of these pairs, and their margin, without a gradient."""
+    """TRL's loss and margin of these pairs, without gradients."""
     found = pair_sums(trainer, rows)
     return found.loss / found.weight, found.mean_metrics().get("margin", math.nan)
 
 
 def pair_logprobs(model: PeftModel, row: TokenRow) -> PairLogprobs:
-    """What the model says of a pair, each side by itself and without padding."""
+    """The model's log-probs of a pair, each side by itself and without padding."""
     (chosen, asked), (rejected, asked_too) = whole_sides(row)
     one, other = token_logprobs(model, chosen), token_logprobs(model, rejected)
     better, worse = one[max(asked - 1, 0) :], other[max(asked_too - 1, 0) :]
@@ -136,22 +136,22 @@ def token_logprobs(model: PeftModel, ids: list[int]) -> torch.Tensor:
 
 
 def rounding_bound(beta: float, tokens: int, precision: Precision) -> float:
-    """How far the first step's margin may be off, in β·nats: the errors of the tokens are independent and add up as √tokens."""
+    """Tolerance of the first step's margin, in β·nats: token errors are independent, so they add up as √tokens."""
     return beta * NOISE[precision] * math.sqrt(tokens)
 
 
 def max_answer_tokens(pairs: Dataset) -> int:
-    """Tokens of the two answers of the pair that has the most."""
+    """Tokens of both answers of the longest pair."""
     return max(
         len(chosen) + len(rejected) for chosen, rejected in zip(pairs["chosen_ids"], pairs["rejected_ids"], strict=True)
     )
 
 
 def check_reference(model: PeftModel) -> None:
-    """The reference must be a bitwise, frozen copy of the policy.
+    """Require the reference to be a bitwise, frozen copy of the policy.
 
     Raises:
-        TrainingError: naming the first weight that differs or would be trained.
+        TrainingError: names the first weight that differs or is trainable.
     """
     weights = dict(model.named_parameters())
     for name, weight in weights.items():

@@ -1,7 +1,7 @@
-"""Layers that keep their activations, as many as memory allows, instead of computing them twice (Unsloth's "auto").
+"""Layers that keep their activations instead of recomputing them, as many as memory allows (Unsloth's "auto").
 
-Unsloth plans in the second training pass that it sees. So it is asked only after the memory probe: otherwise it would plan on the
-probe's own passes, and the probe's last point would hold the kept layers, which no later plan expects.
+Unsloth plans in the second training pass that it sees. It must start after the memory probe: otherwise it would plan on the
+probe's passes, and the probe's last point would include kept layers, which later plans do not expect.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from trainer_core.texts import Text, stage_text
 
 
 class SkipLayersCallback(TrainerCallback):
-    """Has Unsloth plan the kept layers for this training, and says what it planned. Added after the probe."""
+    """Lets Unsloth plan the kept layers for this training, and reports the plan. Added after the probe."""
 
     def __init__(self, trainer: Any, stage: Stage, emit: EventLog):
         self.trainer, self.stage, self.emit = trainer, stage, emit
@@ -27,7 +27,7 @@ class SkipLayersCallback(TrainerCallback):
 
         model = self.trainer.model
         unsloth_utils.skip_checkpointing(model, "auto")
-        # sizes it for the whole batch; Unsloth does so itself only before `train`
+        # sizes the plan for the whole batch; Unsloth does so itself only before `train`
         unsloth_utils._size_auto_checkpoint_skip_for_trainer(self.trainer)
         self.planner = getattr(model, "_unsloth_auto_skip", None)
 

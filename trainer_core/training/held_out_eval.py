@@ -1,4 +1,4 @@
-"""Evaluation on held-out rows while a stage trains, and early stopping when the best loss has passed."""
+"""Evaluation on held-out rows during a stage, and early stopping after the best loss."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from trainer_core.training.token_rows import TokenRow
 
 @dataclass(frozen=True)
 class EvalSums:
-    """Sums over rows. weight: answer tokens of conversations, or pairs; loss and metrics are means times that."""
+    """Sums over rows. weight: answer tokens of conversations, or number of pairs; loss and metrics are means × weight."""
 
     weight: float
     loss: float
@@ -42,14 +42,14 @@ class EvalSums:
 
 
 def token_sums(trainer: Any, rows: list[TokenRow]) -> EvalSums:
-    """The loss of a batch of conversations by the trainer's own formula."""
+    """The loss of a batch of conversations, by the trainer's own formula."""
     batch = trainer._prepare_inputs(trainer.data_collator(rows))
     tokens = int((batch["labels"][..., 1:] != MASKED).sum())
     return EvalSums(tokens, float(trainer.compute_loss(trainer.model, batch)) * tokens)
 
 
 def pair_sums(trainer: Any, rows: list[TokenRow]) -> EvalSums:
-    """Loss and metrics of a batch of pairs by TRL's own formulas."""
+    """Loss and metrics of a batch of pairs, by TRL's own formulas."""
     method, count = trainer.settings.method, len(rows)
     if method.needs_reference:
         loss = loss_beside_reference(trainer, rows)
@@ -61,7 +61,7 @@ def pair_sums(trainer: Any, rows: list[TokenRow]) -> EvalSums:
 
 
 def loss_beside_reference(trainer: Any, rows: list[TokenRow]) -> Any:
-    """The reference never moves, so its half is kept in the rows."""
+    """Cache the reference's half in the rows, because it never changes."""
     if not all("ref_chosen_logps" in row for row in rows):
         bare = [{name: value for name, value in row.items() if not name.startswith("ref_")} for row in rows]
         batch = trainer._prepare_inputs(trainer.data_collator(bare))
@@ -76,7 +76,7 @@ def loss_beside_reference(trainer: Any, rows: list[TokenRow]) -> Any:
 
 @dataclass(frozen=True)
 class HeldOutSet:
-    """The rows of a stage as its trainer's collator takes them."""
+    """Held-out rows of a stage, in the format of its trainer's collator."""
 
     stage: Stage
     rows: Sequence[TokenRow]
@@ -87,7 +87,7 @@ class HeldOutSet:
 
     @property
     def passes(self) -> int:
-        """Over the rows in the first check, where the reference is read as well."""
+        """Passes over the rows in the first evaluation; two if the reference is read as well."""
         return 2 if self.method.needs_reference else 1
 
     def measure_batch(self, trainer: Any, rows: list[TokenRow]) -> EvalSums:
@@ -96,7 +96,7 @@ class HeldOutSet:
 
 @contextmanager
 def reference_from_rows(trainer: Any) -> Iterator[None]:
-    """TRL reads the reference's log-probs from the batch, whether it does so in training or not."""
+    """Make TRL read the reference's log-probs from the batch, even if it does not in training."""
     usual = trainer.precompute_ref_logps
     trainer.precompute_ref_logps = True
     try:
@@ -106,16 +106,16 @@ def reference_from_rows(trainer: Any) -> Iterator[None]:
 
 
 class HeldOutEval(StepCallback):
-    """Measures the held-out rows on the way, has each new best saved, and ends a stage that is no better for `patience` checks.
+    """Evaluates the held-out rows, saves each new best, and ends a stage after `patience` evaluations without one.
 
     Args:
-        before: the checks that earlier workers made up to here.
+        before: evaluations by earlier workers.
 
     Attributes:
-        known: every check of the stage.
-        stopped: has the stage been ended because its best has passed?
-        used: on how many rows it is measured; 0 before the first check.
-        saves: step → seconds of a checkpoint that was only made because of a new best.
+        known: all evaluations of the stage.
+            stopped: has early stopping ended the stage?
+            used: rows per evaluation; 0 before the first one.
+            saves: step → seconds of a checkpoint made only because of a new best.
     """
 
     def __init__(
@@ -171,7 +171,7 @@ class HeldOutEval(StepCallback):
         return EvalBudget(self.checks, state.max_steps, step_rows, self.held_out.passes)
 
     def resolve_row_count(self, state: TrainerState) -> int:
-        """How many rows are measured; it is said where those are not all."""
+        """Rows per evaluation; emits a notice if they are fewer than all."""
         there = len(self.held_out.rows)
         count = self.eval_budget(state).rows_per_check(there, self.progress.median_step_seconds)
         if count < there:
@@ -179,7 +179,7 @@ class HeldOutEval(StepCallback):
         return count
 
     def evaluate_rows(self) -> EvalSums | None:
-        """All rows that are measured; None where the user wants to leave before the end."""
+        """The sums over all rows; None if the user stops the run meanwhile."""
         rows = sorted(self.held_out.rows[: self.used], key=row_tokens)
         tallies = []
         for batch in self.row_batches(rows):
@@ -189,7 +189,7 @@ class HeldOutEval(StepCallback):
         return reduce(EvalSums.__add__, tallies)
 
     def row_batches(self, rows: Sequence[TokenRow]) -> Iterator[list[TokenRow]]:
-        """Of the size used in training, so that a check needs no more memory than a step."""
+        """Batches of the training size, so that an evaluation needs no more memory than a step."""
         size = self.trainer.args.per_device_train_batch_size
         return (list(rows[at : at + size]) for at in range(0, len(rows), size))
 
@@ -198,7 +198,7 @@ class HeldOutEval(StepCallback):
         return Evaluation(self.held_out.stage, step, loss, sums.mean_metrics(), self.used, round(seconds, 3))
 
     def update_best(self, state: TrainerState, control: TrainerControl) -> None:
-        """A new best is saved at once, so that it can be kept; with patience, too many checks without one end the stage."""
+        """Save a new best at once, so that it can be used later; end the stage after `patience` evaluations without one."""
         best = self.best
         if best is None or state.global_step >= state.max_steps:
             return
@@ -209,7 +209,7 @@ class HeldOutEval(StepCallback):
             self.stopped = control.should_training_stop = True
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """What the save of a new best took is paid for by the checks: where saving is slow, there are fewer of them."""
+        """Charge the save of a new best to the evaluation budget: slow saves mean fewer evaluations."""
         if self._asked:
             self.saves[state.global_step] = time.monotonic() - self._asked
             self._asked = 0.0

@@ -15,11 +15,11 @@ from trainer_core.runs.events import Stage
 from trainer_core.training.progress import StepCallback
 
 FIRST_STEPS = 3
-"""With a gradient of exactly 0 in each of them, nothing reaches the adapter: one batch can be without, three were in no run."""
+"""Steps with a gradient of exactly 0 that fail a run: single batches can have one, three in a row occurred in no run."""
 
 
 class RequireLearning(StepCallback):
-    """Ends a run in its first steps when nothing can be learned from it."""
+    """Ends a run that learns nothing in its first steps."""
 
     def __init__(self, trainer: Any, stage: Stage):
         self.trainer, self.stage = trainer, stage
@@ -37,13 +37,13 @@ class RequireLearning(StepCallback):
 
 
 def require_change(model: PeftModel, stage: Stage, start: Path | None, rate: float) -> None:
-    """Has training changed the adapter?
+    """Require that training has changed the adapter.
 
     Args:
-        start: the adapter file that the stage began from; None: a fresh one, which changes nothing while its B is 0.
+        start: the adapter file at the start of the stage; None: a fresh one, which changes nothing while its B is 0.
 
     Raises:
-        TrainingError: it ends as it began.
+        TrainingError: the adapter is unchanged.
     """
     weights = get_peft_model_state_dict(model, adapter_name="default")
     if start is None:

@@ -1,7 +1,7 @@
-"""The order of rows within an optimiser step: by length, so that a micro-batch is padded little.
+"""Sorts the rows of an optimiser step by length, to reduce padding in micro-batches.
 
-Which rows make up a step is what the seed says, sorted or not; so are the sums that a step adds up, and what is learned. The
-stock `group_by_length` sorts over many steps instead: it pads less, but each step then sees rows of one length only.
+The seed decides which rows form a step, sorted or not, so the step's sums and the result are the same. The stock
+`group_by_length` sorts over many steps instead: it pads less, but each step then has rows of one length only.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from transformers import Trainer
 
 
 def sort_within_steps(places: Sequence[int], lengths: Sequence[int], batch: int) -> list[int]:
-    """The rows of one step, longest first. Rows that fill no batch stay last: in DPO each of them weighs more than others."""
+    """The rows of one step, longest first. An incomplete last batch stays last: in DPO its rows weigh more than others."""
     full = len(places) - len(places) % batch
     return sorted(places[:full], key=lambda place: -lengths[place]) + list(places[full:])
 
@@ -24,7 +24,7 @@ class StepSortedSampler(Sampler[int]):
     """A seeded order of rows, sorted step by step.
 
     Args:
-        order: the order without sorting.
+        order: the unsorted order.
         lengths: tokens of every row.
         batch: rows in a micro-batch.
         step: rows in an optimiser step.
@@ -46,10 +46,10 @@ class StepSortedSampler(Sampler[int]):
 
 
 class LengthSorted(Trainer):
-    """Mixed into a TRL trainer: sorts rows by length within steps where `sorts`.
+    """Mixin for TRL trainers: sorts rows by length within steps if `sorts` is set.
 
     Attributes:
-        row_lengths: tokens of every row of the training set, after the cut; see `row_lengths.py`.
+        row_lengths: tokens of every training row after truncation; see `row_lengths.py`.
     """
 
     sorts = False

@@ -1,4 +1,4 @@
-"""How base models and adapters come into memory, and in which number format."""
+"""Loads base models and adapters, in the right number format."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ template_sandbox.patch_transformers(chat_template_utils)
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A base model with its tokenizer. `reason` says why this precision."""
+    """A base model with its tokenizer. `reason`: why this precision."""
 
     model: Any
     tokenizer: PreTrainedTokenizerBase
@@ -37,14 +37,14 @@ class LoadedModel:
 
 
 def resolve_precision(precision: Precision) -> tuple[Precision, Text]:
-    """The precision that "auto" stands for on this device, with the reason."""
+    """The precision that "auto" selects on this device, and why."""
     return memory_model.resolve_base_format(
         precision, "cuda" if torch.cuda.is_available() else "cpu", hardware.has_bfloat16()
     )
 
 
 def load_base(model: str, precision: Precision, max_length: int, memory: MemoryOptions) -> LoadedModel:
-    """The base model through Unsloth, on the GPU if there is one.
+    """Load the base model through Unsloth, on the GPU if there is one.
 
     Raises:
         ModelError: it cannot be found or read.
@@ -60,7 +60,7 @@ def load_base(model: str, precision: Precision, max_length: int, memory: MemoryO
             dtype=compute,
             load_in_4bit=precision == "nf4",
             trust_remote_code=False,
-            use_exact_model_name=True,  # never swapped for another repository behind the user's back
+            use_exact_model_name=True,  # never replace it with another repository
             **embedding_options(memory),
         )
     except (OSError, ValueError) as error:
@@ -71,24 +71,24 @@ def load_base(model: str, precision: Precision, max_length: int, memory: MemoryO
 
 
 def unwrap_tokenizer(found: Any) -> PreTrainedTokenizerBase:
-    """The tokenizer itself where a repository brings a processor around it, as those of multimodal families do."""
+    """The tokenizer inside a processor, which multimodal families have around it."""
     return cast(PreTrainedTokenizerBase, getattr(found, "tokenizer", found))
 
 
 def embedding_options(memory: MemoryOptions) -> dict[str, bool]:
-    """Where the token table lies, in Unsloth's words; nothing leaves it to Unsloth, and the processor has no other place."""
+    """Unsloth's option for the token table; empty to let Unsloth decide, and on the processor, which has one memory only."""
     if memory.offload_embedding == "auto" or not torch.cuda.is_available():
         return {}
     return {"offload_embedding": memory.offload_embedding == "on"}
 
 
 def can_skip_layers(memory: MemoryOptions) -> bool:
-    """Shall layers keep their activations as far as memory allows, instead of computing them twice?"""
+    """May layers keep their activations while memory allows, instead of recomputing them?"""
     return torch.cuda.is_available() and memory.skip_layers == "auto"
 
 
 def add_adapter(base: LoadedModel, lora: Lora, seed: int) -> PeftModel:
-    """The base with one new, trainable adapter called "default"."""
+    """The base with a new, trainable adapter named "default"."""
     return FastLanguageModel.get_peft_model(
         base.model,
         r=lora.rank,
@@ -105,9 +105,9 @@ def add_adapter(base: LoadedModel, lora: Lora, seed: int) -> PeftModel:
 
 @contextmanager
 def preserve_adapter_dtype(model: PeftModel) -> Iterator[None]:
-    """A block, such as the making of a trainer, after which the adapter is in the number format that it had before.
+    """Context in which code, such as a trainer's constructor, cannot change the adapter's number format.
 
-    TRL casts it to bfloat16 on a quantised base. There DPO's steps of 5e-6 round to nothing, and the policy differs from its
+    TRL casts it to bfloat16 on a quantised base. DPO's steps of 5e-6 then round to nothing, and the policy differs from its
     reference from the start. On CUDA, Unsloth takes that cast out of TRL; on the processor it does not.
     """
     before = [(weight, weight.data) for weight in model.parameters() if weight.requires_grad]
@@ -117,20 +117,20 @@ def preserve_adapter_dtype(model: PeftModel) -> Iterator[None]:
 
 
 def existing_layers(model: Any, names: Sequence[str]) -> list[str]:
-    """Those of the names that a layer of the model has."""
+    """Names that occur as layers of the model."""
     known = {path.rpartition(".")[2] for path, _ in model.named_modules()}
     return [name for name in names if name in known]
 
 
 def save_adapter(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> int:
-    """Write the trained adapter, and only it: a `ref` beside it would replace the policy on a later load. Bytes written."""
+    """Save the trained adapter only: a `ref` adapter beside it would replace the policy on a later load. Returns bytes."""
     model.save_pretrained(str(folder), selected_adapters=["default"], safe_serialization=True)
     tokenizer.save_pretrained(folder)
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def free_memory() -> None:
-    """Give back what no object holds any more, to the device too."""
+    """Free unreferenced memory, on the device too."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

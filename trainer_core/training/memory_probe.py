@@ -1,6 +1,6 @@
-"""Memory measured before the first step: the longest rows, forward and backward, at half and at the whole micro-batch.
+"""Measures memory before the first step: the longest rows, forward and backward, at half and at the whole micro-batch.
 
-No optimiser step is made, and gradients, random states and the trainer's sums are put back, so that the run is the same to
+No optimiser step runs, and gradients, random states and the trainer's sums are restored, so that the run is the same to
 the last bit. If the whole batch will not fit, the next fallback of out_of_memory.py is taken at once.
 """
 
@@ -27,29 +27,29 @@ from trainer_core.training.preserved_state import preserved_mode
 
 MAX_PROBE_SECONDS = 20.0
 MAX_RUN_SHARE = 0.02
-"""A probe may take so many seconds, or so much of the run; what takes more than both is cut short."""
+"""A probe may take this many seconds, or this share of the run; one that exceeds both is cut short."""
 EIGHT_BIT_BYTES = 2 + 8 / 256
-"""Bytes of 8-bit AdamW for a number: two states, and a scale for each 256."""
+"""Bytes of 8-bit AdamW per number: two states, and a scale per 256 numbers."""
 
 
 class ProbeOutOfMemory(MemoryError):
-    """The measure says that a step would run out of memory."""
+    """The measured peak exceeds the memory limit."""
 
     def __init__(self, peak: int, limit: int):
         super().__init__(Text("memory.too_little_measured", peak=format_gb(peak), limit=format_gb(limit)))
 
 
 def probe_share(counts: Sequence[int], batches: int) -> float:
-    """What a probe would add to a run: three of the longest batches against all that the run computes."""
+    """Share of a run that a probe adds: three of the longest batches ÷ all batches of the run."""
     return 3 * max(counts) / (sum(counts) / len(counts) * batches)
 
 
 class MemoryProbe(TrainerCallback):
-    """Measures once, when everything is in place and nothing has been trained.
+    """Measures once, after set-up and before training.
 
     Args:
-        has_rung: is there a smaller setting to fall back to? Without one the run is tried all the same.
-        learned: gets what was measured, for later plans.
+        has_rung: is there a smaller setting to fall back to? Without one the run is tried anyway.
+            learned: receives the measurement, for later plans.
     """
 
     def __init__(
@@ -83,14 +83,14 @@ class MemoryProbe(TrainerCallback):
         self.measure(max(1, batches), 0 if optimizer and optimizer.state else optimiser_state_bytes(self.trainer))
 
     def measure(self, batches: int, optimiser: int) -> None:
-        """Half, then whole, unless that would take too long; then the word on it."""
+        """Measure half, then the whole batch unless that takes too long; then report."""
         batch, began = self.trainer.args.per_device_train_batch_size, time.monotonic()
         self.trainer.current_gradient_accumulation_steps = self.trainer.args.gradient_accumulation_steps
         with probe_mode(self.trainer):
             preload_optimiser()
             points = [ProbePoint(0, self.gauge.current_bytes())]
             if torch.cuda.is_available():
-                self.run_passes(max(1, batch // 2))  # compiles, and moves what is offloaded for the first time
+                self.run_passes(max(1, batch // 2))  # compiles, and makes the first offload
             if batch > 1:
                 points.append(self.run_passes(batch // 2))
             whole = self.batch_tokens(batch)
@@ -111,17 +111,17 @@ class MemoryProbe(TrainerCallback):
         )
 
     def batch_tokens(self, batch: int) -> int:
-        """Of a padded micro-batch of the longest rows; a pair is two rows."""
+        """Tokens of a padded micro-batch of the longest rows; a pair is two rows."""
         return max(self.counts) * batch * METHODS[self.stage].sequences
 
     @property
     def pass_count(self) -> int:
-        """Micro-batches until a step's peak is seen. The gradients that the first one leaves lie among what it gave back, so that
-        a second one finds less of that in one piece, and takes more."""
+        """Micro-batches until a step reaches its peak. The first one's gradients fragment the freed memory, so that a second one
+        needs more."""
         return min(2, self.trainer.args.gradient_accumulation_steps)
 
     def run_passes(self, batch: int) -> ProbePoint:
-        """The first micro-batches of a step, forward and backward, over the longest rows, just as training does it."""
+        """Run the first micro-batches of a step, forward and backward, over the longest rows, as training does."""
         trainer, began = self.trainer, time.monotonic()
         places = row_lengths.longest_rows(self.counts, batch)
         trainer.model.zero_grad()
@@ -136,10 +136,10 @@ class MemoryProbe(TrainerCallback):
         return ProbePoint(self.batch_tokens(batch), peak.bytes, time.monotonic() - began)
 
     def report_result(self, points: list[ProbePoint], whole: int, optimiser: int, seconds: float) -> None:
-        """The event, what later plans take from it, and whether to go on.
+        """Emit the result, pass it to later plans, and decide whether to start training.
 
         Raises:
-            WontFit: with a smaller setting left to try.
+            ProbeOutOfMemory: it does not fit, and a smaller setting is left to try.
         """
         cut = points[-1].tokens < whole
         line = points if len(points) > 1 else [*points, *points]
@@ -153,13 +153,13 @@ class MemoryProbe(TrainerCallback):
 
 
 def optimiser_state_bytes(trainer: Any) -> int:
-    """Bytes that AdamW's states will take; they come with the first step."""
+    """Bytes of AdamW's states, which the first step will allocate."""
     numbers = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
     return round(numbers * (EIGHT_BIT_BYTES if "8bit" in str(trainer.args.optim) else 8))
 
 
 def preload_optimiser() -> None:
-    """What the first optimiser step imports (a hundred megabytes) is there before anything is measured: a step of one number."""
+    """Run an optimiser step on one number, so that its imports (a hundred megabytes) are loaded before the measurement."""
     number = torch.nn.Parameter(torch.zeros(1))
     number.grad = torch.zeros(1)
     torch.optim.AdamW([number]).step()
@@ -167,7 +167,7 @@ def preload_optimiser() -> None:
 
 @contextmanager
 def probe_mode(trainer: Any) -> Iterator[None]:
-    """A block with gradients in training mode, after which everything is as it was, bit for bit."""
+    """Training mode with gradients; afterwards everything is restored, bit for bit."""
     model = trainer.model
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     grads = [None if weight.grad is None else weight.grad.clone() for weight in trained]

@@ -1,4 +1,4 @@
-"""How much memory this process takes at its peak, and how much it may take: by torch's count on a card, else resident memory."""
+"""Peak memory and memory limit of this process: by torch's count on a card, otherwise resident memory."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ PROC_SELF = Path("/proc/self")
 
 
 class PeakBytes:
-    """The most bytes that were held while a block ran."""
+    """Peak bytes during a block."""
 
     bytes = 0
 
 
 class MemoryMeter(Protocol):
     def current_bytes(self) -> int:
-        """Bytes held."""
+        """Bytes in use."""
         ...
 
     def limit_bytes(self) -> int:
-        """Bytes that the process may hold, all in all."""
+        """Limit of the process, in bytes."""
         ...
 
     def track_peak(self) -> AbstractContextManager[PeakBytes]: ...
 
 
 class RssMeter:
-    """The processor: resident memory. Linux counts its peak; elsewhere a thread looks every 2 ms."""
+    """The processor: resident memory. Linux counts its peak; elsewhere a thread samples every 2 ms."""
 
     def __init__(self) -> None:
         self.process = psutil.Process()
@@ -46,7 +46,7 @@ class RssMeter:
         return int(self.process.memory_info().rss)
 
     def limit_bytes(self) -> int:
-        """What is free, within a limit that was set on the process's address space."""
+        """Free memory, capped by the process's address-space limit."""
         free = hardware.read_cpu().free_bytes
         if sys.platform == "linux":
             limit, _ = self.process.rlimit(psutil.RLIMIT_AS)
@@ -77,7 +77,7 @@ class RssMeter:
 
 
 def reset_peak() -> bool:
-    """Have the kernel count this process's peak from now on. False: it cannot, or not for this user."""
+    """Reset the kernel's peak counter for this process. False: not supported, or not permitted."""
     try:
         (PROC_SELF / "clear_refs").write_text("5", encoding="ascii")
     except OSError:
@@ -92,7 +92,7 @@ def kernel_peak_bytes() -> int:
 
 
 class CudaMeter:
-    """A card: what torch's allocator has reserved, fragments included. The CUDA context is not in it."""
+    """A card: bytes reserved by torch's allocator, fragments included, without the CUDA context."""
 
     def current_bytes(self) -> int:
         return torch.cuda.memory_allocated()

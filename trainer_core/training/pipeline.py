@@ -1,4 +1,4 @@
-"""One training job: read the data, then load, train and save for each stage; or resume where an earlier worker stopped."""
+"""One training job: read the data, then load, train and save each stage, or resume where an earlier worker stopped."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ def train(
     wants: StopRequests,
     build: TrainerBuilder = build_trainer,
 ) -> Phase:
-    """Run every stage of the recipe that is not finished yet.
+    """Run every unfinished stage of the recipe.
 
     Args:
-        build: builds a stage's trainer; tests pass one with a fault.
+        build: builds a stage's trainer; tests pass a faulty one.
 
     Returns:
-        DONE; STOPPED or PAUSED when the user asked for it. Stopped, the adapter of the stage in progress is saved.
+        DONE; STOPPED or PAUSED at the user's request. STOPPED saves the adapter of the current stage.
 
     Raises:
-        UserError: the data, the model or the run itself, in words the user can act on.
+        UserError: a problem with the data, the model or the run, with advice for the user.
     """
     for place in (run_dir, run_dir / checkpoints.CHECKPOINTS_FOLDER):
         durable.clean_leftovers(place)
@@ -74,7 +74,7 @@ def train(
         run = StageContext(recipe, model, run_dir, before, loaded.sha256, emit, wants, build)
         run.add_notes(stage, done.skipped)
         adapter = run_stage(stage, run, loaded, adapter)
-        load.free_memory()  # here, where callbacks hold neither trainer nor model any more
+        load.free_memory()  # here, where callbacks no longer hold trainer and model
         if adapter is None:
             return Phase.PAUSED
         if wants.stop.is_set():
@@ -83,7 +83,7 @@ def train(
 
 
 def fetch_base(name: str, workspace: Workspace, emit: EventLog, wants: StopRequests) -> str | None:
-    """The folder of the base model, unpacked or downloaded first if it is not here; None where the user stopped that."""
+    """The folder of the base model, unpacked or downloaded first if missing; None if the user stops that."""
     if name == STARTER and not starter.is_starter_ready(workspace):
         emit(PhaseChanged(Phase.LOADING, Text("loading.starter")))
     model = resolve.resolve_model(name, workspace)
@@ -98,7 +98,7 @@ def fetch_base(name: str, workspace: Workspace, emit: EventLog, wants: StopReque
 
 
 def run_stage(stage: Stage, run: StageContext, loaded: data.LoadedData, after: Path | None) -> Path | None:
-    """Train one stage, from the adapter of the stage before or a fresh one; its adapter, or None where the run was paused."""
+    """Train one stage, from the previous stage's adapter or a fresh one. Returns its adapter, or None if the run was paused."""
     method, settings = METHODS[stage], run.recipe.stage_settings(stage)
     model, tokenizer, precision = run.load_model(stage, after)
     rows, notes = token_rows(stage, run, loaded, tokenizer)
@@ -121,7 +121,7 @@ def run_stage(stage: Stage, run: StageContext, loaded: data.LoadedData, after: P
 
 
 def token_rows(stage: Stage, run: StageContext, loaded: data.LoadedData, tokenizer: Any) -> tuple[Dataset, list[Text]]:
-    """The rows of a stage as tokens, from the cache where they are there."""
+    """The tokenised rows of a stage, from the cache if present."""
     kept = run.token_cache(stage, tokenizer)
     found = kept.read()
     if found is None:

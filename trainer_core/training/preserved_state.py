@@ -1,4 +1,4 @@
-"""Interrupts training without a trace: random numbers, the model's mode and the trainer's sums are restored."""
+"""Interrupts training without a trace: restores random numbers, the model's mode and the trainer's sums."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ import torch
 from torch import nn
 
 FLAGS = ("training", "gradient_checkpointing", "_flag_for_generation")
-"""What Unsloth's `for_inference` sets on modules: the mode, recomputation of activations, and its cached decoding path."""
+"""Module attributes that Unsloth's `for_inference` sets: the mode, recomputation of activations, its cached decoding path."""
 UNSET = object()
 
 
 @dataclass(frozen=True)
 class ModelMode:
-    """How a model was switched at one moment: the flags of its modules, `use_cache` of its configs, its tokenizers' padding.
+    """A snapshot of a model's mode: the flags of its modules, `use_cache` of its configs, its tokenizer's padding.
 
-    On CUDA, Unsloth's `generate` calls `for_inference`, which switches recomputation off and the cache on. Afterwards it calls
-    `for_training` only where it found the model in training mode, and for some families never.
+    On CUDA, Unsloth's `generate` calls `for_inference`, which turns recomputation off and the cache on. Afterwards it calls
+    `for_training` only if the model was in training mode before, and for some families never.
     """
 
     model: nn.Module
     training: bool
     values: tuple[tuple[Any, str, Any], ...]
-    """Object, attribute, and its value; UNSET: the object itself did not have it."""
+    """Object, attribute, value; UNSET: the object itself had no such attribute."""
 
     @classmethod
     def capture(cls, model: nn.Module, *tokenizers: Any) -> ModelMode:
@@ -42,7 +42,7 @@ class ModelMode:
         return cls(model, model.training, tuple((owner, name, vars(owner).get(name, UNSET)) for owner, name in parts))
 
     def restore(self) -> None:
-        """Switch everything back: by Unsloth's own function, where it has one, then each value exactly."""
+        """Restore the mode: with Unsloth's own function if there is one, then each value exactly."""
         for_training = getattr(self.model, "for_training", None)
         if self.training and callable(for_training):
             for_training()
@@ -55,7 +55,7 @@ class ModelMode:
 
 @contextmanager
 def preserved_mode(trainer: Any) -> Iterator[None]:
-    """A block after which mode, random numbers and the trainer's own sums are as before, bit for bit."""
+    """Afterwards mode, random numbers and the trainer's sums are restored, bit for bit."""
     mode = ModelMode.capture(trainer.model, trainer.processing_class)
     kept, numbers = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(list(range(torch.cuda.device_count()))):
@@ -69,7 +69,7 @@ def preserved_mode(trainer: Any) -> Iterator[None]:
 
 @contextmanager
 def preserved_state(trainer: Any) -> Iterator[None]:
-    """A block without gradients in evaluation mode, after which training goes on as if it had not been there."""
+    """Evaluation mode without gradients; afterwards everything is restored."""
     with preserved_mode(trainer), torch.no_grad(), trainer.compute_loss_context_manager():
         trainer.model.eval()
         try:

@@ -1,4 +1,4 @@
-"""Follows TRL's training loop: each logged step becomes an event, and stop requests are obeyed between steps."""
+"""Follows TRL's training loop: emits an event per logged step and obeys stop requests between steps."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from trainer_core.texts import Text, stage_text
 
 
 class TrlLog(BaseModel):
-    """What TRL logs at a step, by TRL's names; those of the method's metrics are in `model_extra`."""
+    """TRL's log of a step, with TRL's names; the method's metrics are in `model_extra`."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -37,7 +37,7 @@ class TrlLog(BaseModel):
 
 
 class StepCallback(TrainerCallback):
-    """Is told of each optimiser step once its numbers are logged, and before it is saved."""
+    """Called after each optimiser step, once its numbers are logged and before it is saved."""
 
     def on_log(
         self,
@@ -55,11 +55,11 @@ class StepCallback(TrainerCallback):
 
 
 class ProgressCallback(StepCallback):
-    """Emits one Step per optimiser step, stops the loop when the user wants it, and ends a run that has gone wrong.
+    """Emits one event per optimiser step, stops the loop at the user's request, and ends a diverged run.
 
     Attributes:
-        trainer: whose tokens are counted and whose loss scaler is asked; set before training begins.
-        saved: the step of the newest checkpoint that this worker made or went on from; 0: there is none.
+        trainer: source of token counts and the loss scaler; set before training begins.
+            saved: step of the newest checkpoint that this worker saved or resumed from; 0: none.
     """
 
     trainer: Any = None
@@ -74,11 +74,11 @@ class ProgressCallback(StepCallback):
 
     @property
     def median_step_seconds(self) -> float:
-        """The usual length of a step; the first one, which also compiles, counts only while it is alone."""
+        """The median step; the first one, which also compiles, counts only while it is the only one."""
         return median(self._seconds[1:] or self._seconds or [0.0])
 
     def exclude_time(self, seconds: float) -> None:
-        """Something beside training took so long: no part of a step, though of the time that is left."""
+        """Exclude time spent outside training from the step, though not from the time left."""
         self._before += seconds
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -94,7 +94,7 @@ class ProgressCallback(StepCallback):
             control.should_training_stop = True
 
     def after_step(self, logs: dict[str, float], state: TrainerState, control: TrainerControl) -> None:
-        """A step is judged here, after it was decided to save and before that is done: what went wrong is not saved."""
+        """Judge the step between the decision to save and the save itself: a diverged step is not saved."""
         logged = TrlLog.model_validate(logs)
         self.emit(self.build_step_event(logged, state))
         step_skipped = self.trainer.accelerator.optimizer_step_was_skipped
@@ -107,14 +107,14 @@ class ProgressCallback(StepCallback):
             control.should_save = False
 
     def report_skipped(self, step_skipped: bool) -> None:
-        """Say how many steps the loss scaler skipped, once it has found its scale."""
+        """Report how many steps the loss scaler skipped, once it has found its scale."""
         count = self.guard.skipped - self._reported
         if count and not step_skipped:
             self._reported += count
             self.emit(Notice(stage_text(self.stage, Text("note.loss_scale", count=count))))
 
     def build_step_event(self, logged: TrlLog, state: TrainerState) -> TrainStep:
-        """The event of the step just done. Time left comes from the mean step after this worker's first, which also compiles."""
+        """The event of this step. Time left comes from the mean step after this worker's first, which also compiles."""
         now = time.monotonic()
         seconds = now - self._before
         seen = int(self.trainer.tokens_seen)
@@ -139,11 +139,11 @@ class ProgressCallback(StepCallback):
 
     @property
     def failure_text(self) -> Text:
-        """What is wrong with the last step, or with what it left."""
+        """What is wrong with the last step or its weights."""
         return self.guard.wrong_now or Text("diverged.weights")
 
     def divergence_error(self, where: Text, rate: float) -> TrainingError:
-        """The error that ends a run which nothing can be saved of any more."""
+        """The error for a run that cannot be saved any more."""
         slower = round_setting(next_lower_rate(self.stage, rate))
         rates = {"rate": format_rate(slower), "before": format_rate(rate)}
         again = Suggestion(Text("suggestion.restart_slower", **rates), {f"{self.stage}.learning_rate": slower})
@@ -153,6 +153,6 @@ class ProgressCallback(StepCallback):
 
 
 def has_finite_weights(model: nn.Module) -> bool:
-    """Is every trained weight a number?"""
+    """Is every trained weight finite?"""
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     return bool(torch.stack([torch.isfinite(weight).all() for weight in trained]).all())

@@ -12,10 +12,10 @@ from trainer_core.methods.steps import rate_factor
 
 
 class ScheduledRate(Trainer):
-    """Mixed into a TRL trainer.
+    """Mixin for TRL trainers.
 
     Attributes:
-        settings: of the stage; set before training begins.
+        settings: the stage's; set before training begins.
     """
 
     settings: Training

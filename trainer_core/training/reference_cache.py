@@ -1,8 +1,8 @@
 """Caches the DPO reference's log-probabilities of each pair. The reference never changes, so later epochs and runs reuse them.
 
-A pair is asked for when it is first trained on, in the batch it is in, so that nothing is computed ahead and a first epoch is
-what it would be without. What is known lies in the workspace, under a name made of everything it depends on. The first step of
-every worker asks the reference all the same: the step-0 proof needs it, and what was kept is compared with it.
+The reference is computed when a pair is first trained on, in the same batch, so that a first epoch is unchanged by the cache.
+The cache file is in the workspace, named by a hash of everything it depends on. The first step of every worker computes the
+reference anyway: the step-0 proof needs it, and the cached values are compared with it.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from trainer_core.training.held_out_eval import reference_from_rows
 PairLogprobs = dict[str, tuple[float, float]]
 PAIR_LOGPROBS: TypeAdapter[PairLogprobs] = TypeAdapter(PairLogprobs)
 MAX_FILES = 20
-"""So many files stay, the newest; one of 100,000 pairs takes 8 MB."""
+"""The newest files are kept; one of 100,000 pairs takes 8 MB."""
 
 
 @dataclass(frozen=True)
 class ReferenceKey:
-    """All that the reference's numbers depend on, to the last bit.
+    """Everything that determines the reference's numbers, to the last bit.
 
-    weights: of the base, the name, time in ns and bytes of each file. adapter: SHA-256 of the one that the stage starts from.
+    weights: name, time in ns and bytes of each file of the base. adapter: SHA-256 of the stage's starting adapter.
     """
 
     data: str
@@ -60,24 +60,24 @@ class ReferenceKey:
 
 
 class ReferenceCache(TrainerCallback):
-    """The log-probs of the chosen and the rejected answer under the reference, in nats, by pair.
+    """The reference's log-probs of the chosen and the rejected answer, in nats, by pair.
 
     Args:
-        file: where they lie between runs. Missing or damaged: nothing is known yet.
-        tolerance: nats by which a kept value may be off; where one is further off, all are forgotten.
+        file: the cache between runs; empty if missing or damaged.
+            tolerance: largest error of a cached value in nats; beyond it, the whole cache is dropped.
     """
 
     def __init__(self, file: Path, tolerance: float):
         self.file, self.tolerance = file, tolerance
         self.known = load_cached_pairs(file)
         self.asked = 0
-        """Pairs that the reference was asked for by this worker."""
+        """Pairs that this worker computed."""
         self.is_training = False
-        """Has training begun? The memory probe comes before, in batches of its own, and nothing of it is kept."""
+        """Has training begun? The memory probe runs before, in batches of its own, and is not cached."""
         self._trusted = False
 
     def batch_columns(self, batch: dict[str, Tensor], ask: Callable[[], tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-        """The two columns that TRL takes the reference's half of a batch from."""
+        """The two columns from which TRL takes the reference's half of a batch."""
         keys = pair_keys(batch)
         if not (self._trusted and all(key in self.known for key in keys)):
             self.add_pairs(keys, ask())
@@ -85,7 +85,7 @@ class ReferenceCache(TrainerCallback):
         return {"ref_chosen_logps": values[:, 0], "ref_rejected_logps": values[:, 1]}
 
     def add_pairs(self, keys: list[str], said: tuple[Tensor, Tensor]) -> None:
-        """Keep what is new; what is known already stays as it is, so that a run resumed ends on the same bits."""
+        """Cache new pairs. Known ones are not replaced, so that a resumed run ends on the same bits."""
         found = dict(zip(keys, zip(*(side.tolist() for side in said), strict=True), strict=True))
         self.asked += len(keys)
         if any(self.is_off(self.known[key], found[key]) for key in found if key in self.known):
@@ -117,7 +117,7 @@ class ReferenceCache(TrainerCallback):
 
 
 class CachedReference(Trainer):
-    """Mixed into TRL's DPO trainer: takes the reference's half of a step from `reference`; None: computes it each time."""
+    """Mixin for TRL's DPO trainer: takes the reference's half of a step from `reference`; None: computes it each time."""
 
     reference: ReferenceCache | None = None
 
@@ -133,7 +133,7 @@ class CachedReference(Trainer):
 
 
 def pair_keys(batch: dict[str, Tensor]) -> list[str]:
-    """A name for each pair of a collated batch: a hash of the tokens of both sides and of where the answers begin."""
+    """A key for each pair of a collated batch: a hash of both sides' tokens and of where the answers begin."""
     parts = zip(*(batch[name].cpu() for name in ("input_ids", "attention_mask", "completion_mask")), strict=True)
     sides = [
         torch.stack([ids[seen.bool()], answer[seen.bool()]]).to(torch.int32).numpy().tobytes()
@@ -145,7 +145,7 @@ def pair_keys(batch: dict[str, Tensor]) -> list[str]:
 
 
 def load_cached_pairs(file: Path) -> PairLogprobs:
-    """What an earlier run left. A file that cannot be read is worth no more than none: all of it can be computed again."""
+    """The cache of an earlier run; empty if unreadable, since all of it can be recomputed."""
     try:
         return PAIR_LOGPROBS.validate_json(file.read_bytes())
     except (OSError, ValidationError):

@@ -1,4 +1,4 @@
-"""The rows of a stage as its trainer has them: how long each is, and which are the longest."""
+"""Row lengths of a stage as its trainer sees them, and its longest rows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ LENGTH_QUANTILE = 0.95
 
 
 def summarize_lengths(stage: Stage, counts: list[int]) -> RowLengths:
-    """The longest row, the 95th percentile, and what a cut there would lose."""
+    """The longest row, the 95th percentile, and the share of tokens that truncation there would lose."""
     ordered = sorted(counts)
     most = ordered[math.ceil(LENGTH_QUANTILE * len(ordered)) - 1]
     beyond = sum(count - most for count in ordered if count > most) / sum(ordered)
@@ -18,6 +18,6 @@ def summarize_lengths(stage: Stage, counts: list[int]) -> RowLengths:
 
 
 def longest_rows(counts: list[int], size: int) -> list[int]:
-    """The places of the longest rows, as many as a batch takes; where there are fewer, some twice."""
+    """Indices of the longest rows, as many as a batch needs; repeated if there are fewer."""
     places = sorted(range(len(counts)), key=lambda place: -counts[place])
     return [places[at % len(places)] for at in range(size)]

@@ -1,6 +1,6 @@
 """Answers fixed prompts while a stage trains: by the base once, then at every checkpoint.
 
-Greedy, so that two answers to a prompt differ by the training alone, and all prompts in one batch.
+Decoding is greedy, so that two answers to a prompt differ by training alone; all prompts are in one batch.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from trainer_core.training.preserved_state import preserved_state
 from trainer_core.training.progress import ProgressCallback, StepCallback
 
 MAX_TIME_SHARE = 0.10
-"""Of the stage's training time, at most …"""
+"""Largest share of the stage's training time …"""
 GRACE_SECONDS = 6.0
-"""… but so much in any case: the answers are what a first, short run is watched for."""
+"""… but at least this much: the answers are the point of a first, short run."""
 MIN_SAMPLES = 2
-"""So many checkpoints of a stage in any case: half way and at its end, which makes four in SFT and DPO."""
+"""Fewest checkpoints of a stage with answers: half way and at its end, which makes four in SFT and DPO."""
 
 
 class SampleCallback(StepCallback):
-    """Answers the prompts at the checkpoints that time allows, and at the stage's last step.
+    """Answers the prompts at as many checkpoints as time allows, and at the stage's last step.
 
     Args:
-        known: what was answered earlier in this run; the base answers only where this is empty.
-        length: tokens of an answer at most.
+        known: earlier answers of this run; the base answers only if this is empty.
+            length: most tokens of an answer.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class SampleCallback(StepCallback):
             self.emit_samples(state.global_step)
 
     def is_due(self, state: TrainerState) -> bool:
-        """Is this one of the checkpoints, as many of them as the time is good for?"""
+        """Is this one of the checkpoints that the time budget allows?"""
         step, total = state.global_step, state.max_steps
         allowance = max(MAX_TIME_SHARE * self.progress.median_step_seconds * total, GRACE_SECONDS)
         affordable = min(SAVES_PER_STAGE, max(MIN_SAMPLES, int(allowance / max(self.known[-1].seconds, 0.001))))
@@ -78,7 +78,7 @@ class SampleCallback(StepCallback):
 
 
 def generate_samples(model: Any, tokenizer: Any, prompts: Sequence[str], length: int) -> tuple[SampleAnswer, ...]:
-    """The likeliest answer to each prompt, all in one batch that is padded on the left."""
+    """Greedy answers to all prompts, in one batch padded on the left."""
     asked = [tokenize_chat(tokenizer, [Message("user", prompt)], asking=True).ids for prompt in prompts]
     width, ends = max(map(len, asked)), end_tokens(model, tokenizer)
     pad = ends[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
@@ -101,7 +101,7 @@ def generate_samples(model: Any, tokenizer: Any, prompts: Sequence[str], length:
 
 
 def end_tokens(model: Any, tokenizer: Any) -> list[int]:
-    """Every token that ends an answer: the tokenizer's and the model's."""
+    """All end tokens, of the tokenizer and the model."""
     named = model.generation_config.eos_token_id
     several = named if isinstance(named, list) else [named]
     return list(dict.fromkeys(token for token in (tokenizer.eos_token_id, *several) if token is not None))

@@ -64,7 +64,7 @@ from trainer_core.training.trainers import TrainerBuilder
 
 @dataclass(frozen=True)
 class StageContext:
-    """What every stage of one run shares. `before` is what earlier workers did; `data` the hash of what is trained on."""
+    """Shared by all stages of a run. `before`: what earlier workers did; `data`: hash of the training data."""
 
     recipe: Recipe
     model: str
@@ -80,7 +80,7 @@ class StageContext:
         return checkpoints.settings_hash(self.recipe)
 
     def load_model(self, stage: Stage, from_adapter: Path | None) -> tuple[PeftModel, Any, Precision]:
-        """Base, tokenizer and adapter, rebuilt from the recipe for each stage, so that a stage never depends on leftovers."""
+        """Base, tokenizer and adapter, rebuilt from the recipe for each stage, so that no stage depends on leftovers."""
         self.emit(PhaseChanged(Phase.LOADING, Text("loading.base", stage=stage.upper()), stage))
         set_seed(self.recipe.seed)
         # the stage's own length: Unsloth takes a trainer's 1024 for "not given" and then uses the model's
@@ -89,7 +89,7 @@ class StageContext:
         if base.precision != self.recipe.precision:
             self.emit(SettingChanged("precision", self.recipe.precision, base.precision, base.reason))
         model = load.add_adapter(base, self.recipe.lora, self.recipe.seed)
-        if resolve.is_hub_id(self.recipe.model):  # not the cache's folder on this computer
+        if resolve.is_hub_id(self.recipe.model):  # store the Hub's name, not the cache folder
             model.peft_config["default"].base_model_name_or_path = self.recipe.model
         if from_adapter:
             fill_adapter(model, from_adapter)
@@ -103,10 +103,10 @@ class StageContext:
         held_out: HeldOutSet,
         start: Path | None = None,
     ) -> Path | None:
-        """Train from the newest checkpoint, or from the start, and save the adapter. None: paused, with a checkpoint.
+        """Train from the newest checkpoint, or from the start, and save the adapter. Returns None if paused, with a checkpoint.
 
         Args:
-            start: the adapter of the stage before.
+            start: the previous stage's adapter.
         """
         stage = progress.stage
         found = checkpoints.latest_valid(self.run_dir, stage, self.data, self.settings_hash)
@@ -134,7 +134,7 @@ class StageContext:
                 SkipLayersCallback(trainer, stage, self.emit)
             )  # after the probe, which measures without it
         if found.folder and found.step >= count_steps(len(trainer.train_dataset), self.recipe.stage_settings(stage)):
-            fill_adapter(trainer.model, found.folder)  # the stock trainer would make one step more
+            fill_adapter(trainer.model, found.folder)  # the stock trainer would run one more step
             before = checkpoints.adapter_step(self.run_dir, stage)
             if before not in (None, found.step):
                 self.add_notes(stage, [Text("note.last_step_adapter", step=found.step, before=before)])
@@ -153,10 +153,10 @@ class StageContext:
         return self.save_last(trainer, tokenizer, progress)
 
     def save_last(self, trainer: Any, tokenizer: Any, progress: ProgressCallback) -> Path:
-        """The adapter as the last step left it; where the user stopped a run that was going wrong, as it was before that.
+        """Save the last step's adapter, or the last checkpoint's if the user stopped a diverging run.
 
         Raises:
-            TrainingError: its numbers are none.
+            TrainingError: its weights are not finite.
         """
         stage, step, total = progress.stage, trainer.state.global_step, trainer.state.max_steps
         stopped, sound = step < total, has_finite_weights(trainer.model)
@@ -173,7 +173,7 @@ class StageContext:
         return self.save_stage_adapter(stage, trainer, tokenizer, step, total)
 
     def add_memory_probe(self, trainer: Any, stage: Stage) -> None:
-        """Have memory measured before the first step, if the recipe wants that."""
+        """Add the memory probe, if the recipe wants it and no earlier worker ran it for this batch."""
         setting, workspace = self.recipe.memory.probe, Workspace.for_run(self.run_dir)
         if setting == "off":
             return
@@ -199,7 +199,7 @@ class StageContext:
             trainer.add_callback(probe)
 
     def reference_file(self, stage: Stage, trainer: Any, after: Path | None, precision: Precision) -> Path:
-        """Where the reference's numbers for these pairs are kept."""
+        """The cache file for the reference's log-probs of these pairs."""
         recipe, settings = self.recipe, self.recipe.stage_settings(stage)
         files = sorted(Path(self.model).glob("*.safetensors"))
         key = ReferenceKey(
@@ -224,7 +224,7 @@ class StageContext:
     def eval_callbacks(
         self, trainer: Any, tokenizer: Any, progress: ProgressCallback, held_out: HeldOutSet
     ) -> HeldOutEval:
-        """Held-out checks and sample answers, as far as the recipe wants them; they go on from what was said already."""
+        """Evaluations and sample answers, as the recipe wants; they continue those of earlier workers."""
         recipe, said = self.recipe, read_run_state(self.run_dir)
         settings = recipe.stage_settings(progress.stage)
         before = [one for one in said.evaluated if one.stage == progress.stage]
@@ -239,7 +239,7 @@ class StageContext:
         return checks
 
     def save_best(self, checks: HeldOutEval, trainer: Any, tokenizer: Any) -> Path:
-        """After an early stop: the adapter as it was at its lowest held-out loss, whose checkpoint was saved then."""
+        """After early stopping: restore and save the adapter with the lowest held-out loss."""
         stage, best, last = checks.held_out.stage, checks.best, trainer.state.global_step
         assert best is not None
         fill_adapter(trainer.model, checkpoints.checkpoint_dir(self.run_dir, stage, best.step))
@@ -270,7 +270,7 @@ class StageContext:
 
 
 def fill_adapter(model: PeftModel, folder: Path) -> None:
-    """Put a saved adapter's weights into the model's own, fresh adapter.
+    """Load a saved adapter's weights into the model's fresh adapter.
 
     Raises:
         ModelError: the file does not fit the model.

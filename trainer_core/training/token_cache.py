@@ -1,7 +1,7 @@
 """Caches a stage's rows as tokens across runs; tokenising tens of thousands of rows takes minutes.
 
-A file's name is made of all that the tokens depend on, and its first bytes of what follows them, so that a damaged file is as
-good as none.
+A file's name is a hash of everything the tokens depend on, and its first bytes a hash of the rest, so that a damaged file
+counts as missing.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from trainer_core.texts import Text, parse_text
 from trainer_core.training.token_rows import TOKEN_COLUMNS
 
 MAX_CACHE_BYTES = 2**30
-"""The newest files stay, as long as they fit; 100,000 pairs of 300 tokens a side take about 0.1 GB."""
+"""The newest files are kept while they fit; 100,000 pairs of 300 tokens a side take about 0.1 GB."""
 DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 class TokenCache:
-    """The tokens of one stage's rows, and the sentences about what was cut or left out."""
+    """The cached tokens of a stage's rows, and notes on truncated or dropped rows."""
 
     def __init__(self, folder: Path, stage: Stage, recipe: Recipe, rows: str, tokenizer: Any):
-        """`rows` is the hash of the rows, `tokenizer` whose tokens they become."""
+        """`rows` is the hash of the rows."""
         self.stage, self.folder = stage, folder
         words = [tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template, tokenizer.special_tokens_map]
         length, versions = (
@@ -45,7 +45,7 @@ class TokenCache:
         self.file = folder / f"{hashlib.sha256(facts.encode()).hexdigest()[:32]}.rows"
 
     def read(self) -> tuple[Dataset, list[Text]] | None:
-        """What an earlier run kept; None: nothing, or nothing that can be trusted."""
+        """The cached rows; None if missing or damaged."""
         try:
             kept = self.file.read_bytes()
         except FileNotFoundError:
@@ -58,7 +58,7 @@ class TokenCache:
         return Dataset(table), [parse_text(note) for note in json.loads(table.schema.metadata[b"notes"])]
 
     def write(self, rows: Dataset, notes: Sequence[Text]) -> None:
-        """Keep them, and let the oldest go where there is no room.
+        """Cache the rows, and delete the oldest files if they do not fit.
 
         Raises:
             DiskError: the disk is full.

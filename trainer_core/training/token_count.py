@@ -1,6 +1,6 @@
-"""Counts the tokens that are trained on, for every trainer alike.
+"""Counts training tokens in the same way for every trainer.
 
-TRL counts in `compute_loss`, which Unsloth replaces for SFT on CUDA and then no longer counts.
+TRL counts in `compute_loss`, which Unsloth replaces for SFT on CUDA with a version that does not count.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from trainer_core.data.tokenize import MASKED
 
 MASKS = ("attention_mask", "chosen_attention_mask", "rejected_attention_mask")
 LABELS = ("labels", "chosen_labels", "rejected_labels")
-"""Of a batch's rows, or of the sides of its pairs."""
+"""Label columns of a batch's rows, or of both sides of its pairs."""
 
 
 class CountsTokens(Trainer):
-    """Mixed into a TRL trainer.
+    """Mixin for TRL trainers.
 
     Attributes:
-        tokens_seen: since this process began; on a card a tensor there, so that no step waits for the count.
-        tokens_learned: those of them that the loss is computed on.
+        tokens_seen: since this process started; a tensor on a card, so that no step waits for it.
+            tokens_learned: those that the loss is computed on.
     """
 
     tokens_seen: int | Tensor = 0
@@ -36,13 +36,13 @@ class CountsTokens(Trainer):
 
 
 def count_batch_tokens(inputs: Mapping[str, Tensor]) -> int | Tensor:
-    """Tokens of a batch without its padding. A padding-free batch has no mask, and every one of its ids counts."""
+    """Tokens of a batch without padding. A padding-free batch has no mask: all its ids count."""
     masks = [inputs[name] for name in MASKS if inputs.get(name) is not None]
     return sum((mask.sum() for mask in masks[1:]), masks[0].sum()) if masks else inputs["input_ids"].numel()
 
 
 def count_label_tokens(inputs: Mapping[str, Tensor]) -> Tensor:
-    """Tokens of a batch with a label; of pairs those of both answers."""
+    """Labelled tokens of a batch; of pairs, those of both answers."""
     if "completion_mask" in inputs and "labels" not in inputs:
         return inputs["completion_mask"].sum()
     sides = [inputs[name] for name in LABELS if name in inputs]

@@ -1,4 +1,4 @@
-"""A stage's rows as the columns of tokens that its trainer takes: for training, held out, and how long each is."""
+"""A stage's rows as the token columns of its trainer: for training, for evaluation, and their lengths."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ TokenRow = dict[str, Any]
 
 @dataclass(frozen=True)
 class TokenColumns:
-    """One layout of rows, by the name that `Method.columns` has for it.
+    """One row layout, named by `Method.columns`.
 
-    names: of the columns. encode: (tokenizer, data, length) → the rows to train on, and sentences about what was cut or left out.
-    encode_held_out: the held-out rows, cut in the same way.
-    sides: that a row has, each the names of its columns one behind the other, separated by spaces.
+    names: of the columns. encode: (tokenizer, data, length) → the training rows, and notes on truncated or dropped rows.
+    encode_held_out: the held-out rows, truncated in the same way.
+    sides: of a row; each lists its columns in order, separated by spaces.
     """
 
     names: tuple[str, ...]
@@ -31,10 +31,10 @@ class TokenColumns:
     encode_held_out: Callable[[Any, LoadedData, int], list[TokenRow]]
 
     def count_tokens(self, rows: Dataset, limit: int) -> list[int]:
-        """Tokens of every row after the cut; a pair counts with its longer side.
+        """Tokens of every row after truncation; a pair counts with its longer side.
 
         Args:
-            limit: the recipe's own length. A trainer's copy is None on CUDA, where Unsloth moves it to another name.
+            limit: the recipe's length. A trainer's own is None on CUDA, where Unsloth renames it.
         """
         columns = [zip(*(rows[name] for name in side.split()), strict=True) for side in self.sides]
         lengths = [[sum(map(len, parts)) for parts in side] for side in columns]
@@ -62,7 +62,7 @@ def pair_columns(
         return [as_row(row, length) for row in encoded], notes
 
     def encode_held_out(tokenizer: Any, loaded: LoadedData, length: int) -> list[TokenRow]:
-        """Those that differ beyond the length teach nothing."""
+        """Held-out pairs that first differ beyond the length teach nothing and are dropped."""
         encoded = tokenize.encode_pairs(tokenizer, loaded.held_out[:MAX_EVAL_ROWS])
         return [as_row(row, length) for row in encoded if row.first_difference < length]
 
@@ -70,14 +70,14 @@ def pair_columns(
 
 
 def as_answer_columns(pair: EncodedPair, length: int) -> TokenRow:
-    """For `trl.DPOTrainer`, whose collator cuts."""
+    """For `trl.DPOTrainer`, whose collator truncates."""
     chosen, rejected = pair.chosen, pair.rejected
     answers = {"chosen_ids": chosen[pair.prompt :], "rejected_ids": rejected[pair.prompt :]}
     return {"prompt_ids": chosen[: pair.prompt]} | answers
 
 
 def as_labelled_sides(pair: EncodedPair, length: int) -> TokenRow:
-    """For the trainers of trl.experimental that read both sides whole, each with its mask and labels."""
+    """For trainers of trl.experimental that read both sides whole, each with mask and labels."""
     row: TokenRow = {}
     for name, ids in (("chosen", pair.chosen[:length]), ("rejected", pair.rejected[:length])):
         labels = [MASKED] * min(pair.prompt, len(ids)) + ids[pair.prompt :]
@@ -99,11 +99,11 @@ TOKEN_COLUMNS = {
         as_labelled_sides,
     ),
 }
-"""Layouts by name. Rows are tokens before a trainer sees them, so that what is trained is what was shown."""
+"""Layouts by name. Rows are tokenised before a trainer sees them, so that training sees what the preview shows."""
 
 
 def whole_sides(row: TokenRow) -> tuple[tuple[list[int], int], tuple[list[int], int]]:
-    """Of a pair in any layout: the chosen and the rejected side, each its tokens and how many of them are the prompt's."""
+    """The chosen and the rejected side of a pair in any layout: tokens, and how many belong to the prompt."""
     if "prompt_ids" in row:
         prompt = list(row["prompt_ids"])
         return (prompt + list(row["chosen_ids"]), len(prompt)), (prompt + list(row["rejected_ids"]), len(prompt))

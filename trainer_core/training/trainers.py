@@ -1,4 +1,4 @@
-"""TRL's trainer for each method, with what all of them have here: our checkpoints, our schedule, rows sorted within a step."""
+"""TRL's trainer for each method, with our additions: checkpoints, schedule, rows sorted within a step."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ TrainerBuilder = Callable[..., Any]
 
 
 class AnswerColumns(Trainer):
-    """Mixed into TRL's trainer of pairs: rows that are tokens already stay as they are."""
+    """Mixin for TRL's pair trainers: tokenised rows stay as they are."""
 
     def _prepare_dataset(self, dataset: Any, *args: Any) -> Any:
         return dataset
 
 
 class LabelledSides(Trainer):
-    """Mixed into the trainers of trl.experimental: rows stay as they are, and sums are where TRL's other trainers have them."""
+    """Mixin for trainers of trl.experimental: rows stay as they are, and sums are where TRL's other trainers keep them."""
 
     _total_train_tokens = 0
 
@@ -40,7 +40,7 @@ class LabelledSides(Trainer):
         return feature
 
     def store_metrics(self, metrics: dict[str, float], train_eval: str = "train") -> None:
-        """Of a batch that is only measured apart: TRL counts it among those trained on."""
+        """Keep the metrics of evaluations apart: TRL would count them as training."""
         trainer: Any = super()
         trainer.store_metrics(metrics, "train" if self.model.training else "eval")  # type: ignore[union-attr]
 
@@ -58,7 +58,7 @@ COLUMN_MIXINS: dict[str, type[Trainer]] = {"answers": AnswerColumns, "labelled s
 
 @cache
 def trainer_classes(stage: Stage) -> tuple[type[Any], type[Any]]:
-    """A method's trainer and the class of its arguments."""
+    """A method's trainer and its arguments class."""
     method = METHODS[stage]
     module, name = method.trl.split(":")
     found = importlib.import_module(module)
@@ -78,9 +78,9 @@ def build_trainer(
     scratch: Path,
     callbacks: Sequence[TrainerCallback],
 ) -> Any:
-    """A stage's trainer on rows that are tokens already.
+    """A stage's trainer on tokenised rows.
 
-    On a fresh adapter the reference is the base itself, so the copy that TRL makes is dropped again.
+    With a fresh adapter the reference is the base itself, so TRL's copy is dropped.
     """
     settings, method, fresh = recipe.stage_settings(stage), METHODS[stage], is_fresh(model)
     trainer_class, config_class = trainer_classes(stage)
@@ -102,5 +102,5 @@ def build_trainer(
 
 
 def is_fresh(model: PeftModel) -> bool:
-    """Does the adapter still change nothing? LoRA starts with B = 0."""
+    """Is the adapter still without effect? LoRA starts with B = 0."""
     return all(not weight.any() for name, weight in model.named_parameters() if "lora_B.default" in name)

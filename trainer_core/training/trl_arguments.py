@@ -11,11 +11,11 @@ import torch
 from trainer_core.methods.base import Training
 
 os.environ["UNSLOTH_DATASET_NUM_PROC"] = "0"
-"""Rows become tokens in this process: on CUDA, Unsloth would fork it with the card and the template renderer open."""
+"""Tokenise in this process: on CUDA, Unsloth would fork it with the card and the template renderer open."""
 
 
 def common_arguments(settings: Training, seed: int, scratch: Path) -> dict[str, Any]:
-    """The arguments that SFTConfig and DPOConfig have in common. `scratch` is where the trainer may write."""
+    """Arguments that SFTConfig and DPOConfig share. `scratch`: a folder the trainer may write to."""
     on_gpu = torch.cuda.is_available()
     half = on_gpu and torch.cuda.is_bf16_supported()
     return {
@@ -39,13 +39,13 @@ def common_arguments(settings: Training, seed: int, scratch: Path) -> dict[str, 
         "save_strategy": "no",
         "report_to": "none",
         "disable_tqdm": True,
-        "dataloader_num_workers": 0,  # the order of the rows is a function of the seed alone
+        "dataloader_num_workers": 0,  # the row order depends on the seed alone
         "gradient_checkpointing": on_gpu,
     }
 
 
 def optimiser_name(settings: Training, on_gpu: bool) -> str:
-    """AdamW with 8-bit states on a GPU (Dettmers 2021), plain on the processor, where memory is not the limit."""
+    """AdamW with 8-bit states on a GPU (Dettmers 2021), plain on the processor, where memory is no limit."""
     if settings.optimiser != "auto":
         return settings.optimiser
     return "adamw_8bit" if on_gpu else "adamw_torch"

@@ -1,6 +1,6 @@
-"""Who works on the device: one worker in a workspace, and one worker of this user on a card, whatever workspace it comes from.
+"""Locks the device: one worker per workspace, and one worker of this user per card, across workspaces.
 
-Both are locks of the system's, which end with the process that holds them, however it ends.
+Both are operating-system locks, which are released when the process ends, however it ends.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from trainer_core.system.durable import write_atomically
 from trainer_core.texts import Text
 
 CARD_LOCKS = Path("~/.cache/tunebench/cards")
-"""One lock a card, by its UUID. The processor has none: a second trainer there is slow, and does no harm."""
+"""One lock per card, by UUID. The processor has none: a second trainer there is slow, but does no harm."""
 
 
 @contextmanager
 def hold_device(run_dir: Path, card: str = "", seconds: float = 15.0, cards: Path = CARD_LOCKS) -> Iterator[None]:
-    """Hold the workspace of a run, and the card it uses.
+    """Hold the locks of a run's workspace and card.
 
     Args:
         card: the card's UUID; empty: the processor.
-        seconds: how long to wait for either; a predecessor may need that long to leave.
+        seconds: longest wait for each lock; an earlier worker may need that long to exit.
 
     Raises:
-        BusyError: another worker holds it for longer, and is named.
+        BusyError: another worker, which is named, holds a lock for longer.
     """
     with ExitStack() as locks:
         locks.enter_context(hold_lock(ensure_dir(Workspace.for_run(run_dir).root) / "gpu", run_dir.name, seconds))
@@ -40,7 +40,7 @@ def hold_device(run_dir: Path, card: str = "", seconds: float = 15.0, cards: Pat
 
 @contextmanager
 def hold_lock(place: Path, holder: str, seconds: float) -> Iterator[None]:
-    """Hold `place`.lock, and say in `place`.holder who does."""
+    """Hold `place`.lock, and write the holder into `place`.holder."""
     lock = FileLock(place.with_suffix(".lock"))
     try:
         lock.acquire(timeout=seconds)
@@ -54,7 +54,7 @@ def hold_lock(place: Path, holder: str, seconds: float) -> Iterator[None]:
 
 
 def card_lock_folder(cards: Path) -> Path | None:
-    """The folder of the cards' locks; None where this user has no place for it, which must keep nobody from training."""
+    """The folder of the card locks; None if it cannot be created, which must not prevent training."""
     try:
         return ensure_dir(cards.expanduser())
     except DiskError:

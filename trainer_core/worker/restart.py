@@ -1,6 +1,6 @@
 """The small parent that restarts a training worker. It imports nothing heavy, so it survives when memory runs out.
 
-When the kernel's memory guard has ended the worker, or the worker asks for it, a fresh one goes on with less.
+When the kernel's OOM killer ends the worker, or the worker asks for a restart, a new one resumes with lower settings.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from trainer_core.runs.exit_codes import EXIT_RESTART, NATIVE_FAILURES, ntstatus
 
 VMSTAT_FILE = Path("/proc/vmstat")
 KILL = 9
-"""SIGKILL, which Windows has no name for."""
+"""SIGKILL, which Windows does not define."""
 CRASH_SIGNALS = (
     signal.SIGSEGV,
     signal.SIGABRT,
@@ -24,7 +24,7 @@ CRASH_SIGNALS = (
     signal.SIGILL,
     getattr(signal, "SIGBUS", signal.SIGSEGV),
 )
-"""Signals of a process to itself, after which faulthandler has written into the log where it was."""
+"""Signals of a crash, after which faulthandler has written a traceback into the log."""
 OOM_STATUSES = (0xC0000017, 0xC000012D)
 
 
@@ -36,15 +36,15 @@ def run_with_restarts(
     last_word: Callable[[int], None] = lambda code: None,
     run: Callable[[Callable[[], int]], int] | None = None,
 ) -> int:
-    """Run the worker in a child, again and again as long as there is a reason to. Returns the last one's exit code.
+    """Run the worker in a child, and restart it while there is a reason to. Returns the last one's exit code.
 
     Args:
-        work: the worker's whole life; returns its exit code.
-        step_down: writes down what the next worker does with less; False: nothing is left to try.
-        kills: how many processes the memory guard has ended so far.
-        first: a child that works already; its life is the first one.
-        last_word: says for the last one what its exit code tells, if it could not say it itself.
-        run: has the work done in a process of its own and returns its exit code; by default a fork.
+        work: the whole life of a worker; returns its exit code.
+            step_down: records lower settings for the next worker; False: nothing is left to try.
+            kills: number of processes that the OOM killer has ended so far.
+            first: pid of a child that is already running, used as the first worker.
+            last_word: reports the last worker's exit code, if the worker could not.
+            run: runs the work in a process of its own and returns its exit code; by default a fork.
     """
     kills, child, run = kills or count_oom_kills, first, run or run_in_fork
     while True:
@@ -58,15 +58,15 @@ def run_with_restarts(
 
 
 def run_in_fork(work: Callable[[], int]) -> int:
-    """Have a fork do the `work`, to its end; its exit code as `ended` says it."""
+    """Run `work` in a fork until it ends; returns its exit code as in `wait_for_exit`."""
     return wait_for_exit(fork_child(work))
 
 
 def run_in_process(command: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Run a command to its end, for systems that cannot fork: what it prints goes where this process prints.
+    """Run a command until it ends, on systems without fork. Its output goes to this process's.
 
     Returns:
-        Its exit code; on Windows, where the system ended it, an NTSTATUS.
+        Its exit code; an NTSTATUS if Windows ended it.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -74,7 +74,7 @@ def run_in_process(command: Sequence[str], environ: Mapping[str, str]) -> int:
 
 
 def fork_child(work: Callable[[], int]) -> int:
-    """Have a child of its own do the `work`; its pid."""
+    """Fork a child that runs `work`; returns its pid."""
     if sys.platform == "win32":
         raise NotImplementedError("`in_process` is for systems without fork")
     sys.stdout.flush()
@@ -92,22 +92,22 @@ def fork_child(work: Callable[[], int]) -> int:
 
 
 def wait_for_exit(child: int) -> int:
-    """Wait for the child's end: its exit code, or minus the signal that ended it."""
+    """Wait for a child: its exit code, or minus the signal that ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def is_signal_exit(code: int) -> bool:
-    """Is the exit code minus a signal, as POSIX systems say it?"""
+    """Is the exit code minus a signal, as on POSIX?"""
     return -128 < code < 0
 
 
 def is_native_crash(code: int) -> bool:
-    """Did it fail below Python, so that the log's end says where?"""
+    """Did it crash below Python, so that the end of the log shows where?"""
     return -code in CRASH_SIGNALS or ntstatus_of(code) in NATIVE_FAILURES
 
 
 def count_oom_kills() -> int:
-    """Processes ended by the kernel for want of memory since it was started, in all control groups; 0 where it does not say."""
+    """Processes killed for lack of memory since boot, in all control groups; 0 if the kernel does not report it."""
     try:
         lines = VMSTAT_FILE.read_text(encoding="ascii").splitlines()
     except OSError:
@@ -116,9 +116,9 @@ def count_oom_kills() -> int:
 
 
 def exit_like(code: int) -> int:
-    """The exit code for this process; where a signal ended the worker, the same ends this one, so that others see it.
+    """The exit code for this process; if a signal ended the worker, the same signal ends this one, so that others see it.
 
-    An NTSTATUS is returned with its sign, for Windows' exit takes a C long: what is larger would become -1.
+    An NTSTATUS is returned as a signed number, because Windows' exit takes a C long: larger values would become -1.
     """
     if is_signal_exit(code):
         if -code != KILL:

@@ -32,30 +32,30 @@ from trainer_core.worker import device_lock, restart
 IMPORTING = PhaseChanged(Phase.LOADING, Text("loading.libraries"))
 CRASH_LINES = 40
 CHILD_VARIABLE = "TUNEBENCH_CHILD"
-"""Set for a worker that its parent restarts, where it is not a fork of it."""
+"""Set for a worker that is restarted by its parent but not forked from it."""
 
 
 RunJob = Callable[[Job, Path, EventLog, StopRequests], Phase]
-"""What does the work of a job: trains, or compares."""
+"""Runs a job: trains or compares."""
 
 
 def load_entry_point(job: Job) -> RunJob:
-    """The function that does a job. One process never holds two: unsloth's patched kernels would ignore a lane's adapter."""
+    """The function that runs a job. One process never runs both: unsloth's patched kernels would ignore a lane's adapter."""
     module, name = JOB_KINDS[job.kind].run.split(":")
     with kernel_cache.preserve_inductor_variable():
         return cast(RunJob, getattr(importlib.import_module(module), name))
 
 
 def main(run_dir: Path, find_work: Callable[[Job], RunJob] = load_entry_point) -> int:
-    """Run the job of a folder to its last event. EXIT_RESTART: a new worker shall continue with less memory."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; only a request ends a run
+    """Run a folder's job to its final event. EXIT_RESTART: a new worker should resume with less memory."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; only a request ends a run
     faulthandler.enable()
     with redact.redact_streams():
         return run_job(run_dir, find_work)
 
 
 def run_job(run_dir: Path, find_work: Callable[[Job], RunJob]) -> int:
-    """Run the job and write the event that says how it ended."""
+    """Run the job and write its final event."""
     emit = EventLog(run_dir / "events.jsonl")
     try:
         with heartbeat.heartbeat_thread(run_dir) as wants:
@@ -81,7 +81,7 @@ def run_job(run_dir: Path, find_work: Callable[[Job], RunJob]) -> int:
 
 
 def do_work(run_dir: Path, find_work: Callable[[Job], RunJob], emit: EventLog, wants: StopRequests) -> Phase:
-    """Read the job, take the device, import what does the work, and do it."""
+    """Read the job, lock the device, import the libraries, and run."""
     file = run_folder.read_run(run_dir)
     emit(PhaseChanged(Phase.LOADING, Text("loading.start")))
     for note in file.notes:
@@ -96,14 +96,14 @@ def do_work(run_dir: Path, find_work: Callable[[Job], RunJob], emit: EventLog, w
 
 
 def describe_lost_card(line: str, run_dir: Path) -> Text:
-    """What happened, what is safe and what to do after a card was lost in mid-run. line: what CUDA said."""
+    """The error text after a card was lost: what happened, what is safe, what to do. line: CUDA's message."""
     if is_detached_run(run_dir):
         return Text("card.lost_in_run", line=line[:200], hint=read_run_state(run_dir).resume_hint)
     return Text("card.lost", line=line[:200])
 
 
 def emit_importing(run_dir: Path) -> None:
-    """Say for a child that it imports, before it can.
+    """Report the import phase for a child that cannot do so yet.
 
     Raises:
         DiskError: the disk is full.
@@ -112,7 +112,7 @@ def emit_importing(run_dir: Path) -> None:
 
 
 def plan_oom_retry(run_dir: Path, emit: EventLog, message: str) -> bool:
-    """Write down what a new worker shall do with less memory. False: nothing is left to try; that is written too."""
+    """Record lower settings for a new worker. False: nothing is left to try, which is recorded too."""
     view, job = read_run_state(run_dir), run_folder.train_job_of(run_folder.read_run(run_dir))
     if job is None:
         emit(RunFailed(Text("memory.ran_out_comparing", message=first_line(message))))
@@ -141,14 +141,14 @@ def first_line(message: str) -> str:
 
 
 def on_oom_kill(run_dir: Path) -> bool:
-    """After the system's memory guard ended a worker: as after any lack of memory. False: nothing is left to try."""
+    """Handle a kill by the OOM killer like any lack of memory. False: nothing is left to try."""
     return plan_oom_retry(
         run_dir, EventLog(run_dir / "events.jsonl"), "The system killed the worker because memory ran out."
     )
 
 
 def write_final_event(run_dir: Path, code: int) -> None:
-    """Write the final event of a worker that was killed. Its parent does, whether an app is open or not."""
+    """Write the final event of a killed worker. Its parent does, so that it works without an open app."""
     view = read_run_state(run_dir)
     if not view.phase.is_active:
         return
@@ -159,7 +159,7 @@ def write_final_event(run_dir: Path, code: int) -> None:
 
 
 def exit_cause(code: int) -> str:
-    """What an exit code says about why, as the code of a text. An NTSTATUS says it itself."""
+    """The cause behind an exit code, as a text code. An NTSTATUS names its own."""
     if not restart.is_signal_exit(code):
         return "worker.ended"
     if restart.is_native_crash(code):
@@ -168,7 +168,7 @@ def exit_cause(code: int) -> str:
 
 
 def run_with_forks(run_dir: Path, work: Callable[[Path], int], first: int | None = None) -> int:
-    """A worker as a fork of a parent that restarts it. `first`: a child that works already."""
+    """Run a worker as a fork of a parent that restarts it. `first`: pid of a child that is already running."""
     return restart.exit_like(
         restart.run_with_restarts(
             partial(work, run_dir),
@@ -180,21 +180,21 @@ def run_with_forks(run_dir: Path, work: Callable[[Path], int], first: int | None
 
 
 def run_with_respawns(run_dir: Path, command: Sequence[str]) -> int:
-    """The same where the system cannot fork: each worker is a new process of this command."""
+    """The same on systems without fork: each worker is a new process of this command."""
     work = partial(restart.run_in_process, command, {**os.environ, CHILD_VARIABLE: "1"})
     less, last = partial(on_oom_kill, run_dir), partial(write_final_event, run_dir)
     return restart.exit_like(restart.run_with_restarts(work, less, last_word=last, run=lambda work: work()))
 
 
 def run_worker(run_dir: Path, work: Callable[[Path], int] = main, forks: bool = hasattr(os, "fork")) -> int:
-    """A worker from first to last. A small parent restarts one that is detached from the app."""
+    """Run a worker. A small parent restarts one that is detached from the app."""
     if CHILD_VARIABLE in os.environ or not is_detached_run(run_dir):
         return work(run_dir)
     return run_with_forks(run_dir, work) if forks else run_with_respawns(run_dir, [sys.executable, *sys.orig_argv[1:]])
 
 
 def is_detached_run(run_dir: Path) -> bool:
-    """Does the run outlive the app? Not one without a readable run.json, which `main` reports."""
+    """Does the run outlive the app? Not without a readable run.json, an error that `main` reports."""
     try:
         return JOB_KINDS[run_folder.read_run(run_dir).job.kind].is_detached
     except UserError:

@@ -1,7 +1,7 @@
 """A preloaded worker: it imports the libraries and waits for its run, so that training starts at once.
 
-The app starts `python -m trainer_core.worker.warm` and sends it one line: the run folder. From then on it is the worker of
-that run, as independent of the app as any other. Without a line it ends with the app, since its stdin is the app's.
+The app starts `python -m trainer_core.worker.warm` and sends it one line: the run folder. It then becomes the worker of
+that run, as independent of the app as any other. Without a line it ends with the app, which owns its stdin.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from trainer_core.system import hardware, untrusted_files
 from trainer_core.worker import restart, runner
 
 LIBRARIES = {"cpu": ("trainer_core.training",), "cuda": ("torch", "datasets", "safetensors.torch")}
-"""What is imported ahead. Importing unsloth opens the card, which takes memory on it, so there it waits for the run."""
+"""Preloaded imports. Importing unsloth opens the card and takes memory on it, so on CUDA it waits for the run."""
 
 
 def main(work: Callable[[Path], int] = runner.main) -> int:
-    """The parent: begin a child that imports, wait for the run, and keep the child going as any worker is kept."""
+    """The parent: start a child that imports, wait for the run, then supervise the child like any worker."""
     reader, writer = os.pipe()
     begun = restart.fork_child(partial(wait_for_run, reader, writer, work))
     os.close(reader)
     line = sys.stdin.buffer.readline()
-    if not line.endswith(b"\n"):  # the app is gone
+    if not line.endswith(b"\n"):  # the app has ended
         os.close(writer)
         return restart.wait_for_exit(begun)
     run_dir = Path(os.fsdecode(line[:-1]))
-    with contextlib.suppress(DiskError):  # which the child will meet and tell
+    with contextlib.suppress(DiskError):  # the child will meet the same error and report it
         heartbeat.write_heartbeat(run_dir)
         runner.emit_importing(run_dir)
     redirect_output(run_dir)
     first: int | None = begun
     try:
         os.write(writer, line)
-    except BrokenPipeError:  # it did not live to see the run
+    except BrokenPipeError:  # the child died before the run
         restart.wait_for_exit(begun)
         first = None
     os.close(writer)
@@ -53,7 +53,7 @@ def main(work: Callable[[Path], int] = runner.main) -> int:
 
 
 def beat_for_child(run_dir: Path, child: int) -> None:
-    """Beat for the child, which may still be importing, until it beats itself or has ended."""
+    """Write heartbeats for the child, which may still be importing, until it writes its own or has ended."""
     while psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
         time.sleep(heartbeat.BEAT_SECONDS)
         said = heartbeat.read_heartbeat(run_dir)
@@ -64,7 +64,7 @@ def beat_for_child(run_dir: Path, child: int) -> None:
 
 
 def wait_for_run(reader: int, writer: int, work: Callable[[Path], int]) -> int:
-    """The child: import, wait for the run, and do it. 0 if none comes."""
+    """The child: import, wait for the run and execute it. Returns 0 if none comes."""
     os.close(writer)
     for name in LIBRARIES["cuda" if hardware.has_card(os.environ) else "cpu"]:
         importlib.import_module(name)
@@ -78,7 +78,7 @@ def wait_for_run(reader: int, writer: int, work: Callable[[Path], int]) -> int:
 
 
 def redirect_output(run_dir: Path) -> None:
-    """From now on what this process prints goes to the run's log, and it hears nothing more from the app."""
+    """Send all further output to the run's log, and detach stdin from the app."""
     sys.stdout.flush()
     sys.stderr.flush()
     with untrusted_files.open_for_append(run_dir, "worker.log") as log, open(os.devnull, "rb") as nothing:

@@ -1,1 +1,1 @@
-"""What tabs are built of."""
+"""The parts of tabs."""

@@ -1,4 +1,4 @@
-"""The order of inputs, known here only: a pydantic model as Gradio inputs, and handlers that get objects instead of positions."""
+"""A pydantic model as Gradio inputs, and handlers that get objects instead of positions. Only this file knows the input order."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from trainer_core.system.format import format_number
 from ui.components import html
 
 QUIET_OPTIONS: dict[str, Any] = {"show_progress": "hidden", "queue": False, "trigger_mode": "always_last"}
-"""For handlers that answer at once: no overlay, no queue, and an event that comes while one is answered is not lost."""
+"""For handlers that answer at once: no overlay, no queue, and an event during an answer is not lost."""
 
 ORDERED_OPTIONS: dict[str, Any] = {**QUIET_OPTIONS, "queue": True, "concurrency_id": "ordered"}
-"""QUIET for what a person may set off twice within milliseconds, as by Tab from field to field: Gradio sends both before it knows
-of the first, and without its queue the older answer can come last and stay."""
+"""For events that a user may trigger twice within milliseconds, as by Tab from field to field: Gradio sends both at once, and
+without its queue the older answer can arrive last and stay."""
 
 InputFactory = Callable[..., Component]
 
 
 class Form:
-    """The inputs of one model, in field order; read as one validated object, filled from one.
+    """The inputs of one model, in field order; reads them into one validated object, and fills them from one.
 
     Args:
-        model: whose fields become inputs. Label, tooltip and bounds are the field's own.
-        value: what the inputs show first; the model's defaults if left out.
-        skip: fields without an input, which keep the model's default.
-        given: for a field, an input or form that exists already, or another way to make its input. A field that is a
-            model without one gets a form of its own.
+        model: its fields become inputs, with the field's own label, tooltip and bounds.
+            value: initial values of the inputs; by default the model's defaults.
+            skip: fields without an input, which keep the model's default.
+            given: for a field, an existing input or form, or a factory for its input. A field that is itself a
+                model gets a form by default.
     """
 
     def __init__(
@@ -64,19 +64,19 @@ class Form:
 
     @property
     def inputs(self) -> list[Component]:
-        """Every input, those of inner forms included, in the order that `read` and `show` use."""
+        """All inputs, those of inner forms included, in the order of `read` and `show`."""
         return [one for part in self.parts.values() for one in (part.inputs if isinstance(part, Form) else [part])]
 
     def read(self, values: Sequence[Any]) -> BaseModel:
-        """The inputs' values as one object.
+        """The inputs' values as one validated object.
 
         Raises:
-            ConfigError: one line for each wrong field, with its name and value.
+            ConfigError: one line for each invalid field, with its name and value.
         """
         return parse_values(self.model, self.raw_values(iter(values)), "")
 
     def raw_values(self, values: Iterator[Any]) -> dict[str, Any]:
-        """Values by field name, taken in order; what was left blank is None."""
+        """Values by field name, taken in order; a blank input gives None."""
         return {
             name: part.raw_values(values)
             if isinstance(part, Form)
@@ -85,7 +85,7 @@ class Form:
         }
 
     def subset(self, keys: Sequence[str]) -> Form:
-        """The inputs of these keys, such as `lora.rank`, as a form to fill and not to read."""
+        """The inputs of these keys, such as `lora.rank`, as a form that is filled but not read."""
         names = list(dict.fromkeys(key.partition(".")[0] for key in keys))
         part = copy(self)
         part.parts = {}
@@ -96,14 +96,14 @@ class Form:
         return part
 
     def input_id(self, key: str) -> str:
-        """The id of the input for a key such as `sft.learning_rate`; nothing where it names no single input."""
+        """The id of the input for a key such as `sft.learning_rate`; empty if the key names no single input."""
         part: Form | Component | None = self
         for name in key.split("."):
             part = part.parts.get(name) if isinstance(part, Form) else part
         return getattr(part, "elem_id", None) or ""
 
     def show(self, value: BaseModel) -> list[Any]:
-        """What to fill the inputs with."""
+        """Values for the inputs."""
         return [
             one
             for name, part in self.parts.items()
@@ -116,9 +116,9 @@ class Form:
 
 
 def input_factory(info: FieldInfo) -> InputFactory:
-    """How the input of a field is made, from its type.
+    """The input of a field, by its type.
 
-    Bounds are left to pydantic, which names the field when one is broken. Numbers are typed as text: Gradio's number
+    Pydantic checks the bounds and names the field of an invalid value. Numbers are entered as text: Gradio's number
     input turns an empty field into 0 when its tab is first opened, and shows 2e-4 as 0.0002.
     """
     kind = without_none(info.annotation)
@@ -134,7 +134,7 @@ def input_factory(info: FieldInfo) -> InputFactory:
 
 
 def has_lines(info: FieldInfo) -> bool:
-    """Is the field several texts with bounds of their own, which are typed one a line? Plain ones are chosen from a list."""
+    """Does the field hold several bounded texts, entered one per line? Unbounded ones are chosen from a list."""
     kind, inner = without_none(info.annotation), get_args(without_none(info.annotation))
     return get_origin(kind) is tuple and get_args(inner[0])[:1] == (str,)
 
@@ -148,7 +148,7 @@ def without_none(annotation: Any) -> Any:
 
 
 def format_input(value: Any, info: FieldInfo | None = None) -> Any:
-    """A value as its input shows it: 0.0002 as 2e-4, several numbers with commas, several texts one a line."""
+    """A value as its input shows it: 0.0002 as 2e-4, several numbers with commas, several texts one per line."""
     if info and has_lines(info):
         return "\n".join(value or ())
     match value:
@@ -166,12 +166,12 @@ def format_input(value: Any, info: FieldInfo | None = None) -> Any:
 
 
 def parse_input(value: Any, info: FieldInfo) -> Any:
-    """What was entered, ready for pydantic: blank is None where the field may be None, numbers with commas are several."""
+    """An input's value for pydantic: blank is None if the field allows it, numbers with commas become several."""
     value = value.strip() if isinstance(value, str) else value
     kind = without_none(info.annotation)
     if value in ("", None) and kind is not info.annotation:
         return None
-    if has_lines(info) and not isinstance(value, list):  # a list was chosen, not typed
+    if has_lines(info) and not isinstance(value, list):  # chosen from a list, not entered
         return [line.strip() for line in (value or "").splitlines() if line.strip()]
     if isinstance(value, str) and get_origin(kind) is tuple:
         return [part.strip() for part in value.split(",")]
@@ -190,14 +190,14 @@ def bind_handler(
     problem: Component | None = None,
     **options: Any,
 ) -> Any:
-    """Wire a handler: a Form among the sources arrives as one object, an object returned for a Form fills its inputs.
+    """Attach a handler: a Form among the sources arrives as one object; an object returned for a Form fills its inputs.
 
     Args:
         triggers: one event, such as `button.click`, or several.
-        sources: what the handler gets, in order; `gr.EventData` stands for the event.
-        outputs: what the handler's result (a tuple where there are several) goes to. With names, the result is an object, and
-            its attributes of these names go there.
-        problem: where a UserError is shown, and cleared by the next success. Without it the error is a toast.
+        sources: arguments of the handler, in order; `gr.EventData` stands for the event.
+            outputs: targets of the handler's result (a tuple if there are several). With names, the result is an object, and
+                its attributes of these names go there.
+            problem: shows a UserError, and is cleared by the next success. Without it the error is a toast.
     """
     asks = [source for source in sources if isinstance(source, Form | Component)]
     targets = [*flatten_inputs(output_elements(outputs)), *([problem] if problem else [])]
@@ -222,7 +222,7 @@ def bind_handler(
 
 
 def error_input_ids(error: UserError, sources: Sequence[InputSource]) -> list[str]:
-    """For each line of an error the id of the input that it speaks of."""
+    """The input id for each line of an error."""
     form = next((source for source in sources if isinstance(source, Form)), None)
     return [form.input_id(key) for key in error.keys] if form and isinstance(error, ConfigError) else []
 
@@ -240,7 +240,7 @@ def output_elements(outputs: Outputs) -> Sequence[Form | Block]:
 
 
 def output_values(outputs: Outputs, results: Any) -> list[Any]:
-    """One value per component. What is no model for a form, such as gr.skip(), goes to each of its inputs."""
+    """One value per component. A form's result that is not a model, such as gr.skip(), goes to each of its inputs."""
     several: Sequence[Any] = results if len(outputs) > 1 else (results,) if outputs else ()
     if isinstance(outputs, Mapping):
         several = [getattr(results, name) for name in outputs]
@@ -256,13 +256,13 @@ def output_values(outputs: Outputs, results: Any) -> list[Any]:
 
 
 def edit_triggers(form: Form, but: Sequence[Component]) -> list[Any]:
-    """The events of a person changing the form's inputs, all but a few; filling them from a handler is no such event."""
+    """Events of a user's changes to the form's inputs, except `but`; filling them from a handler does not trigger these."""
     left = (one for one in form.inputs if not any(one is other for other in but))
     return [event for one in left for event in edit_events(one)]
 
 
 def edit_events(component: Component) -> list[Any]:
-    """Text counts when the field is left or Enter is pressed, so that nobody is corrected while typing."""
+    """Text counts when the field loses focus or on Enter, so that no error appears while typing."""
     if isinstance(component, gr.Textbox):
         return [component.blur, component.submit]
     return [component.input]  # type: ignore[attr-defined]

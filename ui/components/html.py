@@ -1,5 +1,5 @@
-"""What surrounds the tabs as HTML; `html_start.py` and the others have one tab each, and nothing else writes HTML. Whatever comes
-from outside goes through `escape`; what lives is filled in by page.js."""
+"""HTML around the tabs; `html_start.py` and the others have one tab each, and nothing else writes HTML. External text
+goes through `escape`; page.js fills in live values."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ If you closed the terminal, start Tunebench again. Training continues, and this 
 
 
 def render_problem(text: str, places: Sequence[str] = ()) -> str:
-    """What went wrong, one line for each wrong field, announced at once; form_errors.js marks the inputs of `places`."""
+    """An error, one line per invalid field, announced at once; form_errors.js marks the inputs in `places`."""
     lines = [line for line in text.splitlines() if line.strip()]
     rows = "".join(
         f'<li data-field="{escape(place or "")}">{escape(line)}</li>'

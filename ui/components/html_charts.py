@@ -1,4 +1,4 @@
-"""Charts as HTML, which chart.js draws: figures with their lines, a sentence each, and a menu."""
+"""Charts as HTML, drawn by chart.js: figures with their lines, a sentence each, and a menu."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from html import escape
 
 @dataclass(frozen=True)
 class ChartSeries:
-    """One line of a chart. kind: main, second, or held for rows that are not trained on."""
+    """One line of a chart. kind: main, second, or held (held-out rows)."""
 
     series: str
     name: str = ""
@@ -19,7 +19,7 @@ class ChartSeries:
 
 @dataclass(frozen=True)
 class Chart:
-    """One chart: its lines, what it is called, and what a reader should know. `line` is a value worth a dashed line."""
+    """One chart: its lines, title and explanation. `line` is a value marked with a dashed line."""
 
     lines: tuple[ChartSeries, ...]
     title: str
@@ -27,9 +27,9 @@ class Chart:
     line: float | None = None
     line_name: str = ""
     optional: bool = False
-    """Not shown where the machine does not say."""
+    """Hidden if the machine does not report it."""
     reading: str = ""
-    """How the latest numbers are put into words; see CAPTIONS in train.js."""
+    """How the latest numbers are worded; see CAPTIONS in train.js."""
 
 
 def stage_lines(stage: str, name: str) -> tuple[ChartSeries, ...]:
@@ -55,7 +55,7 @@ def render_chart(spec: Chart) -> str:
 
 
 def render_legend(spec: Chart) -> str:
-    """Names for the lines, told apart by shape as well as by colour; a held-out line only shows once it has points."""
+    """A legend that differs by shape as well as colour; a held-out line only appears once it has points."""
     if len(spec.lines) < 2:
         return ""
     names = "".join(f'<span class="{one.kind}"><i></i>{escape(one.name)}</span>' for one in spec.lines)
@@ -63,6 +63,6 @@ def render_legend(spec: Chart) -> str:
 
 
 def render_details(name: str, title: str, charts: Sequence[Chart]) -> str:
-    """Charts for those who want them; their points are only sent while they are open."""
+    """Optional charts, folded; their points are only sent while they are open."""
     drawn = "".join(map(render_chart, charts))
     return f'<details id="{name}"><summary>{escape(title)}</summary><div class="charts">{drawn}</div></details>'

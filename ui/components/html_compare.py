@@ -1,4 +1,4 @@
-"""The Compare tab as HTML: the lanes with the vote, and what is below them."""
+"""The Compare tab as HTML: the lanes with the vote, and the parts below."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Start tab as HTML: the plan, the data, where settings come from, and the memory."""
+"""The Start tab as HTML: the plan, the data, the origin of the settings, and the memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ui.payloads.memory_fit import FIT_MARKS, MemorySlider
 
 @dataclass(frozen=True)
 class PlanLine:
-    """One line of "What will happen": a stage, what it does, and how long it may take."""
+    """One line of "What will happen": a stage, what it does, and its duration."""
 
     stage: str
     what: str
@@ -24,7 +24,7 @@ class PlanLine:
 
 
 def render_plan(lines: Sequence[PlanLine], notes: Sequence[str] = ()) -> str:
-    """The steps before they happen."""
+    """The planned steps."""
     rows = "".join(
         f'<li class="{escape(line.stage.lower())}"><b>{escape(line.stage)}</b><span>{escape(line.what)}</span>'
         f'<span class="quiet">{escape(line.takes)}</span></li>'
@@ -37,21 +37,21 @@ def render_plan(lines: Sequence[PlanLine], notes: Sequence[str] = ()) -> str:
 
 
 def render_data_facts(facts: Sequence[str], notes: Sequence[str]) -> str:
-    """What is in the data, and what was left out of it."""
+    """Facts about the data, and notes on dropped rows."""
     good = "".join(f'<li class="ok">{escape(fact)}</li>' for fact in facts)
     more = "".join(f'<li class="warn">{escape(note)}</li>' for note in notes)
     return f'<ul class="checked">{good}{more}</ul><button class="link" data-preview>Preview and check the data</button>'
 
 
 def render_start_choices(values: str) -> str:
-    """What Start has chosen, as JSON for the Data tab to read."""
+    """The recipe's data settings as JSON, read by the Data tab."""
     return f'<span data-choices="{escape(values)}"></span>'
 
 
 def render_origin(
     of: str, changes: Sequence[str], more: str = "Train and compare starts a new run; the old one stays."
 ) -> str:
-    """Where the form's settings are from, and what is different in them."""
+    """The origin of the form's settings, and their differences from it."""
     rows = "".join(f"<li>{escape(change)}</li>" for change in changes)
     note = escape(more) + ("" if changes else " Nothing was changed.")
     return (
@@ -64,7 +64,7 @@ FIT_TONES = {"fits": "good", "tight": "busy", "too big": "bad"}
 
 
 def render_sliders(sliders: Sequence[MemorySlider]) -> str:
-    """The head of the memory card: the sliders, which memory_sliders.js sets and reads."""
+    """The head of the memory card: sliders, which memory_sliders.js sets and reads."""
     rows = "".join(
         f'<label data-key="{escape(one.key)}"><span class="row">{escape(one.title)}<output></output></span>'
         f'<input type="range" min="0" max="{len(one.notches) - 1}" step="1" data-notches="{escape(json.dumps(one.notches))}">'
@@ -75,7 +75,7 @@ def render_sliders(sliders: Sequence[MemorySlider]) -> str:
 
 
 def render_memory(plan: Forecast, sliders: dict[str, int], way: tuple[str, str]) -> str:
-    """Whether it fits: the verdict, the bar by part with its legend, who holds the rest, what edits cost, and the reasons."""
+    """The fit: verdict, bar by part with its legend, other users of memory, costs of edits, and reasons."""
     mark, word = FIT_MARKS[plan.verdict.level]
     most = max(plan.free, plan.peak.upper, 1)
     parts = largest_parts(plan.peak.parts)
@@ -98,7 +98,7 @@ def render_memory(plan: Forecast, sliders: dict[str, int], way: tuple[str, str])
 
 
 def largest_parts(parts: Sequence[MemoryPart]) -> list[MemoryPart]:
-    """The largest first, seven at most, so that each has a colour of its own; what would read 0.0 GB is in the rest."""
+    """At most seven parts, the largest first, so that each has its own colour; those that would read 0.0 GB are summed."""
     large = sorted((part for part in parts if part.upper >= 0.05 * GIB), key=lambda part: -part.upper)[:7]
     small = [part for part in parts if part not in large]
     rest = MemoryPart("Other", sum(part.lower for part in small), sum(part.upper for part in small))
@@ -119,7 +119,7 @@ def render_legend_entry(part: MemoryPart, at: int) -> str:
 
 
 def render_costs(plan: Forecast) -> str:
-    """What is set otherwise than the data and the memory ask for, where that moves memory."""
+    """Settings that differ from the recommended ones and move memory."""
     rows = "".join(
         f"<li><b>{escape(setting_label(one.key))}:</b> {escape(one.sentence)}</li>" for one in plan.costly_changes
     )
@@ -127,7 +127,7 @@ def render_costs(plan: Forecast) -> str:
 
 
 def render_reasons(plan: Forecast) -> str:
-    """Main memory, disk, and every value with its reason; folded."""
+    """Main memory, disk, and every value with its reason, folded."""
     rows = "".join(
         f"<dt>{escape(setting_label(one.key))}: {escape(one.value)}</dt><dd>{escape(one.sentence)}</dd>"
         for one in plan.values

@@ -1,4 +1,4 @@
-"""The Train tab as HTML: its charts, the sample answers, and what is folded."""
+"""The Train tab as HTML: its charts, the sample answers, and the folded parts."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ SAMPLES_CARD = """<section class="card" id="samples" aria-labelledby="samples-he
 
 
 def render_train_tab() -> str:
-    """The Train tab: empty until a run is there."""
+    """The Train tab; its empty state shows until there is a run."""
     return f"""
 <div id="train-empty" class="empty"><h2>No run yet</h2>
   <p>Press <b>Train and compare</b> on Start. Training continues if you close this tab or Tunebench itself.</p></div>

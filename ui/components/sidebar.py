@@ -1,4 +1,4 @@
-"""The sidebar: device, run, pause and stop, recent runs. page.js draws what is live in it."""
+"""The sidebar: device, run, pause and stop, recent runs. page.js draws its live values."""
 
 from __future__ import annotations
 
@@ -107,5 +107,5 @@ def build_sidebar(supervisor: Supervisor, live: gr.HTML) -> None:  # noqa: C901 
 
 
 def static_html(html: str, **options: object) -> gr.HTML:
-    """HTML of our own, without a value, so that Gradio never draws it anew."""
+    """Static HTML without a value, so that Gradio never redraws it."""
     return gr.HTML(html_template=html, apply_default_css=False, **options)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The look of the page: Gradio's theme and the settings that go to launch()."""
+"""Gradio's theme, and the settings for launch()."""
 
 from __future__ import annotations
 
@@ -76,11 +76,11 @@ def build_theme() -> themes.Base:
 
 
 MAX_SESSIONS = 8
-"""Gradio keeps a third of a MB for each load of the page. Nothing of ours is in it, so an older page is served all the same."""
+"""Gradio keeps a third of a MB per page load. Our data is not part of it, so pages beyond the limit still work."""
 
 
 def launch_settings() -> dict[str, Any]:
-    """What launch() gets: local only, nothing kept, nothing sent."""
+    """Settings for launch(): local only, no stored data, no telemetry."""
     return {
         "theme": build_theme(),
         "css": (ASSETS / "web" / "style.css").read_text(encoding="utf-8"),

@@ -1,1 +1,1 @@
-"""JSON for the browser. Nothing here knows Gradio."""
+"""JSON for the browser. Nothing here imports Gradio."""

@@ -1,4 +1,4 @@
-"""Compare in plain values: lanes and their answers, the open question without names, the tally in words, scores, heat."""
+"""Compare in plain values: lanes and answers, the open question without names, the tally in words, scores, heat map."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ui.payloads.vote_tally import count_votes, current_votes, file_stamp
 
 
 class CompareChoice(StrictModel):
-    """What one page has chosen above the answers: a run, and the two lanes of a blind vote."""
+    """The page's choices above the answers: a run, and the two lanes of a blind vote."""
 
     run: str = ""
     first: str = ""
@@ -44,7 +44,7 @@ def compare_parts(registry: RunRegistry, chosen: CompareChoice | None = None) ->
 
 
 def comparison_payload(registry: RunRegistry) -> dict[str, Any] | None:
-    """The lanes: who they are, what the worker is doing, and how each answer ended."""
+    """The lanes, the worker's state, and how each answer ended."""
     current = registry.comparison
     if current is None:
         return None
@@ -65,7 +65,7 @@ def comparison_payload(registry: RunRegistry) -> dict[str, Any] | None:
 
 
 def worker_activity(current: CompareSession) -> str:
-    """What the worker is at; while it loads, how much there is to load."""
+    """What the worker does; while it loads, how many adapters there are."""
     if current.state.phase not in (Phase.QUEUED, Phase.LOADING):
         return str(current.state.detail)
     count = len({lane.adapter for lane in current.job.lanes if lane.adapter})
@@ -73,7 +73,7 @@ def worker_activity(current: CompareSession) -> str:
 
 
 def all_lanes(current: CompareSession) -> list[dict[str, Any]]:
-    """Every lane under its name, with the conversation so far and what can be turned."""
+    """All lanes by name, with the conversation so far and their settings."""
     return [
         {
             **lane_payload(one.name, one.name, current),
@@ -86,13 +86,13 @@ def all_lanes(current: CompareSession) -> list[dict[str, Any]]:
 
 
 def lane_strength(name: str, view: RunState) -> dict[str, float] | None:
-    """How much of its adapter a lane uses now."""
+    """The strength and share of a lane's adapter now."""
     proof = find_adapter_check(name, view)
     return {"strength": round(proof.strength, 3), "share": round(proof.share, 3)} if proof else None
 
 
 def blind_lanes(question: BlindQuestion, current: CompareSession) -> list[dict[str, Any]]:
-    """The two lanes of a vote as A and B. Who they are is said after the vote, and nothing that tells before it."""
+    """The two lanes of a vote as A and B. Names appear after the vote, and nothing that reveals them before."""
     sides = [
         lane_payload(letter, name, current) for letter, name in (("A", question.left_lane), ("B", question.right_lane))
     ]
@@ -101,7 +101,7 @@ def blind_lanes(question: BlindQuestion, current: CompareSession) -> list[dict[s
 
 
 def lane_payload(shown: str, name: str, current: CompareSession) -> dict[str, Any]:
-    """One lane: how its answer ended, and the proof that it is what its name says."""
+    """One lane: how its answer ended, and the check of its adapter."""
     answers = current.current_answers
     end = answers.ends.get(name) if answers else None
     proof = find_adapter_check(name, current.state)
@@ -131,7 +131,7 @@ def describe_truncation(end: AnswerStats | None) -> str:
 
 
 def describe_effect(proof: AdapterCheck | None) -> str:
-    """Does the lane's adapter do anything?"""
+    """Does the lane's adapter change anything?"""
     if proof is None or not proof.sha256:
         return ""
     if not proof.difference:
@@ -140,7 +140,7 @@ def describe_effect(proof: AdapterCheck | None) -> str:
 
 
 def describe_hash(proof: AdapterCheck | None) -> str:
-    """Which adapter it is, and by how much it moves the model."""
+    """The adapter's hash, and how much it changes the logits."""
     if proof is None or not proof.sha256:
         return ""
     return f"adapter {proof.sha256[:8]}, moves logits by up to {proof.difference:.2g}"
@@ -150,7 +150,7 @@ def describe_hash(proof: AdapterCheck | None) -> str:
 
 
 def question_payload(registry: RunRegistry) -> dict[str, Any] | None:
-    """The question of a blind vote: what it asks, whether a vote may be given, and what was voted."""
+    """The question of a blind vote: its prompt, whether a vote is possible, and the vote."""
     current = registry.comparison
     question = current.open_question if current else None
     if current is None or question is None:
@@ -178,7 +178,7 @@ def question_payload(registry: RunRegistry) -> dict[str, Any] | None:
 
 
 def tally_payload(registry: RunRegistry, chosen: CompareChoice | None = None) -> dict[str, Any] | None:
-    """The count of the votes on two lanes of the loaded run, and of no others."""
+    """The count of the votes on two lanes of the loaded run."""
     contest = chosen_pair(registry, chosen or CompareChoice())
     if contest is None:
         return None
@@ -193,8 +193,8 @@ def tally_payload(registry: RunRegistry, chosen: CompareChoice | None = None) ->
 
 
 def chosen_pair(registry: RunRegistry, chosen: CompareChoice) -> LanePair | None:
-    """The run that is loaded, or else that of the page's form or the newest; and of its lanes the two that are voted on, or else
-    those chosen on the page, or else the first and the last. None: there are no two."""
+    """The run: the loaded one, else the form's, else the newest. Its lanes: the two being voted on, else those chosen on the
+    page, else the first and the last. None if there are no two."""
     current = registry.comparison
     if current and current.open_question:
         return current.open_question.contest
@@ -211,13 +211,13 @@ def chosen_pair(registry: RunRegistry, chosen: CompareChoice) -> LanePair | None
 
 
 def loaded_identities(registry: RunRegistry, run: str) -> dict[str, str]:
-    """What the lanes are made of, as far as they are loaded."""
+    """The lanes' identities, if loaded."""
     current = registry.comparison
     return current.lane_identities if current and current.run == run else {}
 
 
 def run_label(registry: RunRegistry, run: str) -> str:
-    """What a run is called; its id where it went to the trash while its lanes are still here."""
+    """A run's title; its id if the run is in the trash while its lanes are still loaded."""
     run_dir = registry.workspace.runs / run
     return display_name(run_dir) if run_dir.exists() else run
 
@@ -226,7 +226,7 @@ def run_label(registry: RunRegistry, run: str) -> str:
 
 
 def judge_payload(registry: RunRegistry) -> dict[str, Any] | None:
-    """How far a judge is, and what each judge thinks of the two lanes it was last asked about."""
+    """A judge's progress, and every judge's opinion of the same two lanes."""
     current = registry.comparison
     judge_run = current.judge_run if current else None
     if judge_run is None or (current and current.open_question):
@@ -234,7 +234,7 @@ def judge_payload(registry: RunRegistry) -> dict[str, Any] | None:
     state, contest = judge_run.state, judge_run.order.contest
     try:
         given = current_votes(votes.votes_path(registry.workspace))
-    except DataError:  # the tally says so
+    except DataError:  # shown by the tally
         given = ()
     found = judge.summarise_judges(judge.read_verdicts(registry.workspace, contest), given)
     return {
@@ -261,7 +261,7 @@ def describe_opinion(one: JudgeSummary, contest: LanePair) -> str:
 
 
 def scores_payload(registry: RunRegistry) -> dict[str, Any] | None:
-    """The score table of the lanes that are loaded, and how far a scoring is."""
+    """The score table of the loaded lanes, and the progress of scoring."""
     current = registry.comparison
     if current is None or not current.run:
         return None
@@ -282,9 +282,9 @@ def scores_payload(registry: RunRegistry) -> dict[str, Any] | None:
 
 
 def load_scores(current: CompareSession, workspace: Workspace) -> ScoresReady | None:
-    """The loaded lanes' scores from the run's folder; none where the run went to the trash while they are still here.
+    """The loaded lanes' scores from the run's folder; None if the run is in the trash while they are loaded.
 
-    A lane with a system prompt is left out: its name does not say which one it was scored with.
+    Lanes with a system prompt are left out: the name does not tell which prompt they were scored with.
     """
     path = workspace.runs / current.run / "scores.json"
     if not path.exists():
@@ -296,7 +296,7 @@ def load_scores(current: CompareSession, workspace: Workspace) -> ScoresReady | 
 
 
 def heatmap_payload(registry: RunRegistry) -> dict[str, Any] | None:
-    """The answer looked at last, piece by piece: text and how much likelier the first lane finds it, in nats."""
+    """The answer in the heat map, token by token: text, and log-probability under each lane, in nats."""
     current = registry.comparison
     if current is None or current.state.heated is None or current.open_question:
         return None

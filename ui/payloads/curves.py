@@ -1,4 +1,4 @@
-"""The curves of a run: how each is read from its steps, and thinned to what a chart can show."""
+"""The curves of a run: how each is read from its steps and thinned for a chart."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ SERIES: dict[str, tuple[Stage, StepReader]] = {
     for stage, method in METHODS.items()
     for name, read in (("loss", read_loss), *((metric.key, metric_reader(metric)) for metric in method.metrics))
 }
-"""Every curve: its stage, and how it is read from a step."""
+"""Curve → its stage, and how it is read from a step."""
 CURVES = {stage: [name for name, (of, _) in SERIES.items() if of == stage] for stage in METHODS}
-"""Stage → its curves, in the order in which a row of new points holds them."""
+"""Stage → its curves, in the order of a row of new points."""
 DETAIL_SERIES: dict[str, StepReader] = {
     "detail.rate": lambda step: step.learning_rate,
     "detail.norm": lambda step: step.grad_norm,
     "detail.speed": lambda step: step.tokens_per_second,
     "detail.seconds": lambda step: step.seconds,
 }
-"""More curves over all steps of a run; sent only while they are shown."""
+"""Further curves over all steps of a run; sent only while shown."""
 
 
 def all_curves(view: RunState) -> dict[str, list[tuple[int, float]]]:
-    """Every curve of a run, thinned to what fits on a small chart."""
+    """All curves of a run, thinned for a small chart."""
     found = {name: thin_curve(view.points, stage, read, OVERLAY_POINTS) for name, (stage, read) in SERIES.items()}
     return {name: points for name, points in found.items() if points}
 
@@ -62,13 +62,13 @@ def thin_curve(points: Sequence[TrainStep], stage: Stage, read: StepReader, most
 
 
 def drawn_value(value: float) -> float:
-    """Four digits draw the same picture as sixteen, and a whole number needs no point."""
+    """Round to four digits, which draw the same picture; whole numbers lose their point."""
     short = round_digits(value, 4)
     return int(short) if short.is_integer() and abs(short) < 1e15 else short
 
 
 def held_out_curves(view: RunState | None) -> dict[str, list[tuple[int, float]]]:
-    """The held-out curves, whole: a few dozen points at most."""
+    """The held-out curves, not thinned: a few dozen points at most."""
     found: dict[str, list[tuple[int, float]]] = {}
     for one in view.evaluated if view else ():
         for name, value in {**one.metrics, "loss": one.loss, "rows": one.rows}.items():

@@ -1,4 +1,4 @@
-"""What the doctor says on the page, and the recipe that an offer leads to."""
+"""The doctor's findings on the page, and the recipe of a suggestion."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from ui.format import STAGE_LABELS
 from ui.payloads.run_settings import read_run_settings, settings_by_label
 
 CHECKS_PER_STAGE = 100
-"""How often the doctor looks at a stage while it is going: at every hundredth of its steps, so that the card keeps still."""
+"""Diagnoses of a stage while it runs: at every hundredth of its steps, so that the card does not change constantly."""
 
 
 def findings_payload(registry: RunRegistry, view: RunState | None) -> list[dict[str, Any]]:
-    """Every finding on a run, ready to be shown, the weightiest first."""
+    """All findings on a run, the most important first."""
     return [finding_payload(finding) for finding in run_findings(registry, view)] if view else []
 
 
@@ -51,7 +51,7 @@ def run_findings(registry: RunRegistry, view: RunState) -> tuple[Finding, ...]:
 
 
 class DiagnosisKey:
-    """A run as far as the doctor looks at it. Equal as long as nothing that matters has been added."""
+    """The doctor's input. Two keys are equal while nothing relevant was added."""
 
     def __init__(self, view: RunState, recipe: Recipe, scores: tuple[LaneScore, ...]):
         self.view, self.recipe, self.scores = view, recipe, scores
@@ -66,12 +66,12 @@ class DiagnosisKey:
 
 @lru_cache(maxsize=3)  # each holds all points of its run
 def diagnose_once(seen: DiagnosisKey) -> tuple[Finding, ...]:
-    """Asked by every open page once a second, answered once a step."""
+    """Every open page asks once a second; cached until the next step."""
     return doctor.diagnose(seen.view, seen.recipe, seen.scores)
 
 
 def lane_scores(registry: RunRegistry, view: RunState) -> tuple[LaneScore, ...]:
-    """How the run's lanes did, if they are the ones that Compare has loaded and scored."""
+    """The scores of the run's lanes, if Compare has loaded and scored them."""
     current = registry.comparison
     folder = str(registry.run_dir(view.id))
     ours = current and any((lane.adapter or "").startswith(folder) for lane in current.job.lanes)
@@ -79,10 +79,10 @@ def lane_scores(registry: RunRegistry, view: RunState) -> tuple[LaneScore, ...]:
 
 
 def find_suggestion(registry: RunRegistry, run_id: str, key: str) -> Suggestion:
-    """The offer of a finding, or of the run's last word, by its key.
+    """The suggestion of a finding, or of a failed run, by its key.
 
     Raises:
-        ConfigError: there is none of that key any more.
+        ConfigError: there is no such suggestion any more.
     """
     view = registry.run_state(run_id)
     known = {f"offer.{at}": offer for at, offer in enumerate(view.offers)}
@@ -93,7 +93,7 @@ def find_suggestion(registry: RunRegistry, run_id: str, key: str) -> Suggestion:
 
 
 def apply_suggestion(registry: RunRegistry, run_id: str, key: str) -> tuple[Recipe, list[str]]:
-    """The recipe of a run, with what it had come to when memory was short, as an offer changes it; and all changes in words."""
+    """The run's recipe after memory fallbacks, with the suggestion applied; and all changes in words."""
     before = registry.run_recipe(run_id)
     after = with_changes(
         effective_recipe(before, registry.run_state(run_id).changes),

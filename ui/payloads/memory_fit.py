@@ -1,4 +1,4 @@
-"""Does it fit: the forecast of a recipe on this machine as it is now, a badge for every model, and what the sliders move."""
+"""Memory fit: the forecast of a recipe on this machine now, a badge for every model, and the sliders."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FIT_MARKS = {"fits": ("✓", "fits"), "tight": ("◐", "tight"), "too big": ("�
 
 @dataclass(frozen=True)
 class MemorySlider:
-    """One slider: the setting it moves, and where it may stand."""
+    """One slider: its setting and its positions."""
 
     key: str
     title: str
@@ -43,21 +43,21 @@ SLIDERS = (
     ),
 )
 SLIDER_SETTINGS = (*(slider.key for slider in SLIDERS), *(f"{stage}.accumulation" for stage in METHODS))
-"""Every setting that a slider changes."""
+"""Every setting that a slider changes, directly or not."""
 
 
 def target_machine(supervisor: Supervisor) -> TargetMachine:
-    """The device that a run would use, as it is now; without the card that was demanded and is not there, the processor."""
+    """The device of a run as it is now; the processor if a required card is missing."""
     try:
         card = supervisor.device.gpu is not None
-    except DeviceError:  # shown in the sidebar, and said again by a start
+    except DeviceError:  # shown in the sidebar; starting a run reports it again
         card = False
     own = tuple(run.own_pids(supervisor.registry))
     return TargetMachine.current_machine(supervisor.device.machine, own, disk_free(supervisor.workspace), use_card=card)
 
 
 def model_architecture(workspace: Workspace, catalogue: Catalogue, recipe: Recipe) -> Architecture | None:
-    """The model's size, where it is known and can be trained."""
+    """The model's shape, if known and trainable."""
     try:
         return architecture_for_model(recipe.model, workspace, catalogue)
     except ModelError:
@@ -65,7 +65,7 @@ def model_architecture(workspace: Workspace, catalogue: Catalogue, recipe: Recip
 
 
 def build_forecast(supervisor: Supervisor, catalogue: Catalogue, recipe: Recipe, found: RowCounts) -> Forecast | str:
-    """The forecast; a sentence where the model's size is not known yet."""
+    """The forecast; a sentence if the model's size is unknown."""
     try:
         shape = architecture_for_model(recipe.model, supervisor.workspace, catalogue)
     except ModelError as error:
@@ -78,7 +78,7 @@ def build_forecast(supervisor: Supervisor, catalogue: Catalogue, recipe: Recipe,
 
 
 def mark_user_edits(plan: Forecast, preset: Recipe) -> Forecast:
-    """The plan where only what a person set otherwise than the preset counts as an edit."""
+    """A forecast in which only values that differ from the preset count as edits."""
     values = (
         replace(one, chosen="", costs=0, why="from the model's preset")
         if one.chosen and one.value == format_planned_value(setting_value(preset, one.key))
@@ -89,12 +89,11 @@ def mark_user_edits(plan: Forecast, preset: Recipe) -> Forecast:
 
 
 def setting_value(recipe: Recipe, key: str) -> Any:
-    """The value of a setting by its key, such as `lora.rank`."""
     return reduce(getattr, key.split("."), recipe)
 
 
 def fit_level(supervisor: Supervisor, catalogue: Catalogue, recipe: Recipe) -> str:
-    """How a model fits at full length of the rows: a key of MARKS; nothing for a model of unknown size."""
+    """How a model fits with rows of full length: a key of MARKS; empty for a model of unknown size."""
     shape = catalogue.find_architecture(recipe.model)
     if shape is None:
         return ""
@@ -105,7 +104,7 @@ def fit_level(supervisor: Supervisor, catalogue: Catalogue, recipe: Recipe) -> s
 
 
 def move_slider(recipe: Recipe, key: str, value: int) -> Recipe:
-    """The recipe with a slider moved. Another batch leaves the effective batch as it is, as near as whole numbers come."""
+    """The recipe with a slider moved. A new batch size keeps the effective batch as close as whole numbers allow."""
     part, _, name = key.partition(".")
     if key not in SLIDER_SETTINGS or name == "accumulation":
         raise ValueError(f"no slider moves {key}")
@@ -116,7 +115,7 @@ def move_slider(recipe: Recipe, key: str, value: int) -> Recipe:
 
 
 def slider_values(recipe: Recipe) -> dict[str, int]:
-    """Where the sliders of this method stand."""
+    """Positions of this method's sliders."""
     shown = ("lora", *recipe.method.stages)
     return {key: setting_value(recipe, key) for key in SLIDER_SETTINGS if key.partition(".")[0] in shown}
 
@@ -124,7 +123,7 @@ def slider_values(recipe: Recipe) -> dict[str, int]:
 def suggest_fix(
     supervisor: Supervisor, catalogue: Catalogue, plan: Forecast, recipe: Recipe, found: RowCounts
 ) -> tuple[str, str]:
-    """The model to take instead and the button's words; no model: the settings that suit data and memory."""
+    """A smaller model and the button's text; without a model: the recommended settings."""
     if plan.suggested and plan.suggested != recipe:
         return "", "Use recommended settings"
     if plan.suggested or recipe.model == STARTER:
@@ -134,7 +133,7 @@ def suggest_fix(
 
 
 def smaller_model(supervisor: Supervisor, catalogue: Catalogue, recipe: Recipe, found: RowCounts) -> str:
-    """The largest smaller model that planning has settings for; the starter where there is none."""
+    """The largest smaller model with settings that fit; the starter if there is none."""
     name = catalogue.smaller_model(recipe.model)
     while name:
         forecast = build_forecast(supervisor, catalogue, recipe.model_copy(update={"model": name}), found)

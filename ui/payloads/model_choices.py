@@ -1,4 +1,4 @@
-"""What Start offers: the models that suit this machine, the goals, and the settings that suit a model, each with its reason."""
+"""Choices on Start: the models for this machine, the goals, and the settings for a model, each with its reason."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from ui.payloads import memory_fit, run
 
 STARTER_TITLE = "Starter · SmolLM2 135M (included)"
 StageRows = Mapping[Stage, int]
-"""Stage -> the rows that it trains on."""
+"""Stage → the number of its training rows."""
 GOALS = ("quick", "balanced", "thorough")
 QUICK, BALANCED, THOROUGH = GOALS
 
 
 def free_gib(supervisor: Supervisor) -> float | None:
-    """What a new worker may plan with on the card, in GiB; None: runs use the processor."""
+    """A new worker's memory budget on the card, in GiB; None: runs use the processor."""
     try:
         card = supervisor.device.gpu
-    except DeviceError:  # shown in the sidebar, and said again by a start
+    except DeviceError:  # shown in the sidebar; starting a run reports it again
         return None
     return card.budget_bytes(run.own_pids(supervisor.registry)) / GIB if card else None
 
 
 def steps_per_epoch(rows: int, settings: Training) -> int:
-    """Steps of one pass over the rows."""
+    """Steps per epoch."""
     return count_steps(rows, settings.model_copy(update={"epochs": 1.0, "max_steps": None}))
 
 
 class ModelChoices:
-    """Presets and goals as a page shows them. `free`: asked each time for what a card has now (GiB; None: no card)."""
+    """Presets and goals for the page. `free`: returns a card's present budget in GiB (None: no card)."""
 
     def __init__(self, free: Callable[[], float | None]):
         self.presets, self.catalogue = presets.load_presets(), presets.load_catalogue()
@@ -45,12 +45,12 @@ class ModelChoices:
 
     @property
     def preset_choice(self) -> presets.PresetChoice:
-        """The preset for this moment: a card may fail, or come back."""
+        """The preset for this moment: a card may fail or come back."""
         return presets.choose_preset(self.presets, self.free())
 
     @property
     def models(self) -> list[tuple[str, str]]:
-        """The starter model; with a card then what suits it, and then the rest of the catalogue, as title and name."""
+        """The starter model, then the recommended one if there is a card, then the rest of the catalogue: title and name."""
         titles = {known.whole: known.title for known in self.catalogue.models}
         titles |= {known.packed: f"{known.title}, 4-bit" for known in self.catalogue.models if known.packed}
         card = self.preset_choice.preset
@@ -60,8 +60,8 @@ class ModelChoices:
         return [(STARTER_TITLE, STARTER), *((titles.get(name, name), name) for name in others)]
 
     def model_labels(self, supervisor: Supervisor) -> list[tuple[str, str]]:
-        """The models with how each fits the memory that is free now: the starter, the recommended one, then the largest
-        first; last what will not fit."""
+        """The models with how each fits the free memory: the starter, the recommended one, then the largest first; those that do
+        not fit come last."""
         best = self.preset_choice.preset.model
         levels = {
             name: memory_fit.fit_level(supervisor, self.catalogue, self.recipe_for(name, BALANCED))
@@ -84,27 +84,27 @@ class ModelChoices:
         return [(self.goals[name].title, name) for name in GOALS]
 
     def preset_for(self, model: str) -> presets.Preset:
-        """The one that is made for the model, else the one for the card."""
+        """The model's own preset, else the card's."""
         return (
             next((preset for preset in self.presets.values() if preset.model == model), None)
             or self.preset_choice.preset
         )
 
     def recipe_for(self, model: str, goal: str) -> Recipe:
-        """A whole run: the model's preset at a goal's length, on the sample data."""
+        """A whole recipe: the model's preset with a goal's length, on the sample data."""
         return self.goals[goal].apply_goal(self.preset_for(model).as_recipe()).model_copy(update={"model": model})
 
     def with_model_settings(self, recipe: Recipe, goal: str) -> Recipe:
-        """The same run with every setting that suits its model."""
+        """The same recipe with the model's preset settings."""
         base = self.recipe_for(recipe.model, goal)
         return recipe.model_copy(update={part: getattr(base, part) for part in ("precision", "lora", *METHODS)})
 
     def with_goal_length(self, recipe: Recipe, goal: str, rows: StageRows | None = None) -> Recipe:
-        """The same run with a goal's length; every other setting stays.
+        """The same recipe with a goal's length; every other setting stays.
 
         Args:
-            rows: of each stage. Where a goal's fixed steps would make the run longer than one pass over them, they end there:
-                a quick look is never the longest, nor does it see few rows again and again.
+            rows: of each stage. If a goal's fixed steps would exceed one epoch in total, each stage gets at most one epoch:
+                a quick look must not repeat few rows again and again, nor be the longest goal.
         """
         base = self.recipe_for(recipe.model, goal)
         lengths = {stage: base.stage_settings(stage).model_dump(include={"epochs", "max_steps"}) for stage in METHODS}
@@ -121,14 +121,14 @@ class ModelChoices:
         )
 
     def matching_goal(self, recipe: Recipe, rows: StageRows | None = None) -> str | None:
-        """The goal whose length the run has, for these rows or for any, or None where it was set by hand."""
+        """The goal with this recipe's length, for these rows or for any; None if the length was set by hand."""
         ours, lengths = recipe.trained_part(), ((name, few) for few in (rows, None) for name in GOALS)
         return next(
             (name for name, few in lengths if self.with_goal_length(recipe, name, few).trained_part() == ours), None
         )
 
     def explain(self, recipe: Recipe, rows: StageRows | None = None) -> list[str]:
-        """Why the run is as it is: its settings, then its length."""
+        """The reasons for a recipe: its settings, then its length."""
         goal = self.matching_goal(recipe, rows)
         by_hand = "Custom length: you set epochs or steps."
         length = f"{self.goals[goal].title}: {self.goals[goal].description}" if goal else by_hand

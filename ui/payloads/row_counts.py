@@ -1,4 +1,4 @@
-"""How many rows a recipe has for each stage, counted once for the same files and settings."""
+"""Rows of a recipe per stage, counted once for the same files and settings."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from trainer_core.methods.base import ROW_NOUNS
 
 
 def count_data_rows(recipe: Recipe, tokenizer: Path | None = None) -> data.RowCounts:
-    """Read the data, or remember what was read from the same files.
+    """Count the rows; cached while files and settings are the same.
 
     Raises:
-        DataError: a file cannot be used.
+        DataError: a file is unusable.
     """
     found = count_sources(recipe.data, recipe.method, tokenizer, tuple(map(modified_time, data_sources(recipe))))
     return found.after_truncation({stage: recipe.stage_settings(stage).max_length for stage in recipe.method.stages})
@@ -33,13 +33,13 @@ def count_sources(
 
 
 def modified_time(source: str) -> float:
-    """When a file last changed; 0 where there is none, which reading it will say."""
+    """Modification time of a file; 0 if it is missing, an error that reading it reports."""
     path = os.path.expanduser(source)
-    return os.path.getmtime(path) if os.path.exists(path) else 0.0  # False for too long a name
+    return os.path.getmtime(path) if os.path.exists(path) else 0.0  # False for a name that is too long
 
 
 def describe_data(found: data.RowCounts) -> list[str]:
-    """What is in the data, as short lines."""
+    """The contents of the data, as short lines."""
     named = [
         (count, f"{ROW_NOUNS[METHODS[stage].rows]} for {METHODS[stage].title}") for stage, count in found.rows.items()
     ]

@@ -1,4 +1,4 @@
-"""The page in plain values: what each part of it says about runs, device and lanes, in words and numbers ready to be shown."""
+"""Runs, device and lanes as plain values for the page, in words and numbers ready to show."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MAX_RECENT = 6
 
 
 def device_payload(supervisor: Supervisor) -> dict[str, Any]:
-    """What the device card says of a device as long as it is there: a name, and what is wrong, if anything."""
+    """Constant facts about the device: its name, and any problem."""
     try:
         gpu = supervisor.device.gpu
     except UserError as error:
@@ -44,7 +44,7 @@ def device_payload(supervisor: Supervisor) -> dict[str, Any]:
 
 
 def memory_meter(supervisor: Supervisor) -> dict[str, Any]:
-    """What may change every second: a memory bar with our share and that of others. The page lays it over `device`."""
+    """Facts that may change every second: a memory bar with our share and others'. The page merges it into `device`."""
     try:
         gpu = supervisor.device.gpu
     except UserError:
@@ -82,7 +82,7 @@ def own_pids(registry: RunRegistry) -> list[int]:
 
 
 def button_state(supervisor: Supervisor) -> dict[str, Any]:
-    """What buttons depend on. A page calls Python when this changes, and at no other time."""
+    """Conditions for the buttons. The page calls Python only when this changes."""
     registry = supervisor.registry
     active, comparison = registry.active_run, registry.comparison
     return {
@@ -99,12 +99,12 @@ def button_state(supervisor: Supervisor) -> dict[str, Any]:
 
 
 def pending_request(run_dir: Path, view: RunState) -> str:
-    """What a run at work has been asked: "stop", "pause", "end", or nothing."""
+    """The pending request of an active run: "stop", "pause", "end", or empty."""
     return (view.phase.is_active and control.read_request(run_dir)) or ""
 
 
 def run_payload(registry: RunRegistry, view: RunState | None) -> dict[str, Any] | None:
-    """The run card and the top of Train: state, stages, and how it ended."""
+    """The run card and the top of Train: state, stages, and how the run ended."""
     if view is None:
         return None
     run_dir = registry.run_dir(view.id)
@@ -132,12 +132,12 @@ def run_payload(registry: RunRegistry, view: RunState | None) -> dict[str, Any] 
 
 
 def has_resume_point(run_dir: Path, view: RunState) -> bool:
-    """Is anything there that a resumed run would go on from?"""
+    """Does the run have anything to resume from?"""
     return bool(view.adapters) or any(checkpoints.adapters_by_step(run_dir, stage) for stage in METHODS)
 
 
 def progress_payload(view: RunState | None) -> dict[str, Any] | None:
-    """What changes in a run at every step; the page lays it over `run`."""
+    """Values that change at every step; the page merges them into `run`."""
     if view is None:
         return None
     last, left = view.last_step, view.seconds_left
@@ -162,7 +162,7 @@ END_STATES = {
 
 
 def status_badge(run_dir: Path, view: RunState) -> dict[str, str]:
-    """One word for the state, and its tone."""
+    """The state in one word, and its tone."""
     if pending := pending_request(run_dir, view):
         return {"badge": {"stop": "Stopping", "pause": "Pausing", "end": "Killing"}[pending], "tone": "busy"}
     if view.unreadable:
@@ -178,12 +178,12 @@ def describe_step(last: TrainStep) -> str:
 
 
 def status_detail(view: RunState) -> str:
-    """What the worker said last; what it said before a stage's first step holds no longer after it."""
+    """The worker's last message; empty after a stage's first step."""
     return "" if view.last_step and view.last_step.stage == view.training_stage else str(view.detail)
 
 
 def current_activity(view: RunState) -> str:
-    """What the run does beside its steps at this moment; empty while it trains or when it is over."""
+    """What the run does besides its steps; empty while it trains or has ended."""
     if view.stalled:
         return view.stalled
     return str(view.detail) if view.phase.is_active and view.phase is not Phase.TRAINING else ""
@@ -194,7 +194,7 @@ def describe_time_left(view: RunState) -> str:
 
 
 def stage_states(recipe: Recipe | None, view: RunState) -> list[dict[str, str]]:
-    """Load, each stage, Compare: each done, now, failed or still to come."""
+    """Load, each stage, Compare: each done, now, failed or pending."""
     names = ["load", *(recipe.method.stages if recipe else stages_in_events(view)), "compare"]
     words = {"load": "Load", "compare": "Compare", **STAGE_LABELS}
     here = names.index(current_stage_name(view, names))
@@ -207,7 +207,7 @@ def stage_states(recipe: Recipe | None, view: RunState) -> list[dict[str, str]]:
 
 
 def stages_in_events(view: RunState) -> list[Stage]:
-    """The stages that the events speak of, for a run whose recipe cannot be read."""
+    """Stages named in the events, for a run with an unreadable recipe."""
     found = {*(point.stage for point in view.points), *view.adapters, *view.planned}
     return [stage for stage in METHODS if stage in found]
 
@@ -225,7 +225,7 @@ def current_stage_name(view: RunState, names: list[str]) -> str:
 
 
 def facts_payload(registry: RunRegistry, view: RunState | None) -> dict[str, Any] | None:
-    """What changes seldom in a run: the proof, what was changed or left out, and the settings used."""
+    """Values that rarely change: the proof, changed settings, notes, and the settings used."""
     if view is None:
         return None
     known = read_run_settings(registry.run_dir(view.id))
@@ -243,7 +243,7 @@ def facts_payload(registry: RunRegistry, view: RunState | None) -> dict[str, Any
 
 
 def describe_probe(found: MemoryProbed) -> str:
-    """What was measured before the first step."""
+    """The result of the memory probe."""
     how = "with half a batch" if found.cut else "on the longest rows"
     return (
         f"{STAGE_LABELS[found.stage]}: memory check before the first step, {how}: "
@@ -283,7 +283,7 @@ def recent_runs(registry: RunRegistry) -> list[dict[str, str]]:
 
 
 def run_summary(run_dir: Path, view: RunState) -> dict[str, str]:
-    """One run in a list: its name or model, its method, when it began, and its state."""
+    """A run in a list: its title, method, start and state."""
     known = read_run_settings(run_dir)
     recipe = known.recipe
     kind = method_label(recipe) if recipe else ""
@@ -292,12 +292,12 @@ def run_summary(run_dir: Path, view: RunState) -> dict[str, str]:
 
 
 def run_option(run_dir: Path, view: RunState) -> str:
-    """A run in a list to choose from: its title, its adapters, and when it began."""
+    """A run in a list to choose from: its title, adapters and start."""
     known = read_run_settings(run_dir)
     adapters = ", ".join(STAGE_LABELS[stage] for stage in view.adapters)
     began = datetime.fromisoformat(
         known.created
-    ).astimezone()  # where the page is read, as in the sidebar; see runs.began
+    ).astimezone()  # in the app's time zone, as in the sidebar; see runs.began
     return f"{display_name(run_dir)} ({adapters}) · {began:%Y-%m-%d %H:%M}"
 
 

@@ -1,4 +1,4 @@
-"""The Runs tab in plain values: every run as a row, the chosen ones over each other, what they differ in, and the trash."""
+"""The Runs tab in plain values: every run as a row, the overlay of chosen runs with their differences, and the trash."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from ui.payloads import run
 from ui.payloads.run_settings import display_name, metadata_stamp, read_run_settings, run_metadata, settings_by_label
 
 SPARKLINE_POINTS = 24
-"""Values of a sparkline."""
+"""Points of a sparkline."""
 SPARKLINE_LEVELS = "0123456789abcdefghijklmnopqrstuvwxyz"
 MAX_OVERLAY = 6
-"""Runs over each other; more could not be told apart."""
+"""Runs in the overlay; more would be indistinguishable."""
 
 
 class CachedPart(list[Any]):
-    """A long part of the page that is the same object as long as nothing in it changes, so that it is summed once."""
+    """A long part of the page that stays the same object while unchanged, so that its checksum is computed once."""
 
     @cached_property
     def checksum(self) -> int:
@@ -41,28 +41,28 @@ class CachedPart(list[Any]):
 
 
 def part_checksum(part: Any) -> int:
-    """The checksum by which a page says which state of a part it holds."""
+    """Checksum that identifies the version of a part on the page."""
     return part.checksum if isinstance(part, CachedPart) else zlib.crc32(json.dumps(part, default=str).encode())
 
 
 @dataclass
 class RunRows:
-    """Every run as a row. A row is built again when its run or its metadata changes, and else cached."""
+    """Every run as a row. A row is cached until its run or its metadata changes."""
 
     registry: RunRegistry
     cache: dict[str, tuple[RunState, RunMetadata, dict[str, Any]]] = field(default_factory=dict)
     known: list[tuple[str | int, int]] = field(default_factory=list)
-    """What the rows of runs that are over were made from: their views, which runs there are, and when each was written about."""
+    """Versions of the rows of finished runs: their states, which runs there are, and when their metadata changed."""
     needed: dict[str, str] = field(default_factory=dict)
     over: CachedPart = field(default_factory=CachedPart)
 
     def __call__(self) -> tuple[CachedPart, list[dict[str, Any]]]:
-        """The runs that are over, and those at work, which change every second; each pinned ones first, then newest first."""
+        """Finished runs, and active ones, which change every second; in each, pinned ones first, then the newest."""
         views = self.registry.run_states
         folders = {view.id: self.registry.run_dir(view.id) for view in views}
         known = [
             (view.id if view.phase.is_active else id(view), metadata_stamp(folders[view.id])) for view in views
-        ]  # `cache` holds the views, so that no new one gets the id of an old one
+        ]  # `cache` holds the states, so that no new one reuses the id of an old one
         if known != self.known:
             self.needed = dependents_by_run(folders)
             self.over = CachedPart(self.build_rows(view for view in views if not view.phase.is_active))
@@ -81,12 +81,12 @@ class RunRows:
         return known[2]
 
     def safe_row(self, view: RunState, about: RunMetadata) -> dict[str, Any]:
-        """The row of a run; of one that cannot be shown, why, so that it does not hide the others and can be trashed away."""
+        """The row of a run; if it cannot be shown, the reason, so that other runs still appear and this one can be deleted."""
         try:
             return self.build_row(view, about) | {
                 "problem": view.unreadable or " ".join(read_run_settings(self.registry.run_dir(view.id)).notes)
             }
-        except Exception as error:  # whatever is wrong with one folder, the others are shown
+        except Exception as error:  # one bad folder must not hide the others
             return problem_row(
                 view, f"Cannot be shown: {type(error).__name__}: {untrusted_files.as_printable(str(error))[:200]}."
             )
@@ -108,7 +108,7 @@ class RunRows:
 
 
 def problem_row(view: RunState, problem: str) -> dict[str, Any]:
-    """The row of a run of which nothing but its folder can be shown."""
+    """The row of a run of which only the folder is known."""
     words = ("kind", "when", "model", "data", "steps", "loss", "accuracy", "note", "sparkline", "size", "command")
     unknown = {"line": [], "pinned": False, "comparable": False, "active": view.phase.is_active, "error": problem}
     state = {"id": view.id, "name": view.id, "badge": "Unreadable", "tone": "bad", "problem": problem}
@@ -116,7 +116,7 @@ def problem_row(view: RunState, problem: str) -> dict[str, Any]:
 
 
 def sparkline(view: RunState) -> str:
-    """The loss of the last stage: one character per mean, 0 is the lowest; up to the first value that is no number."""
+    """Loss of the last stage: one character per mean, 0 is the lowest; ends before the first non-finite value."""
     of_stage = (point.loss for point in view.points if view.last_step and point.stage == view.last_step.stage)
     losses = list(takewhile(isfinite, of_stage))
     count = min(SPARKLINE_POINTS, len(losses))
@@ -125,18 +125,18 @@ def sparkline(view: RunState) -> str:
     parts = [losses[at * len(losses) // count : (at + 1) * len(losses) // count] for at in range(count)]
     means = [sum(part) / len(part) for part in parts]
     low, high = min(means), max(means)
-    if not low < high < low + 1e300:  # level, or too far apart to be told apart
+    if not low < high < low + 1e300:  # flat, or beyond the range of a float
         return ""
     return "".join(SPARKLINE_LEVELS[round((mean - low) / (high - low) * (len(SPARKLINE_LEVELS) - 1))] for mean in means)
 
 
 def adapter_lineage(recipe: Recipe | None, view: RunState) -> list[str]:
-    """Base → SFT → DPO: what each adapter stands on."""
+    """Base → SFT → DPO: the chain of adapters."""
     return [model_name(recipe.model), *(STAGE_LABELS[stage] for stage in view.adapters)] if recipe else []
 
 
 def dependents_by_run(folders: dict[str, Path]) -> dict[str, str]:
-    """Run → the names of the runs that stand on it, for those on which any does."""
+    """Run → the names of the runs that depend on it, if any."""
     recipes = {run_id: read_run_settings(folder).recipe for run_id, folder in folders.items()}
     found = dependents({run_id: recipe for run_id, recipe in recipes.items() if recipe})
     return {
@@ -145,7 +145,7 @@ def dependents_by_run(folders: dict[str, Path]) -> dict[str, str]:
 
 
 def trash_payload(workspace: Workspace) -> dict[str, Any]:
-    """What lies in the trash."""
+    """The runs in the trash."""
     trashed = run_folder.list_runs(trash_folder(workspace))
     return {
         "runs": [{"id": untrusted_files.printable_id(folder), "name": display_name(folder)} for folder in trashed],
@@ -159,10 +159,10 @@ def describe_trash_size(trashed: tuple[Path, ...]) -> str:
 
 
 def overlay_payload(registry: RunRegistry, chosen: Sequence[str], curves: Callable[[RunState], Any]) -> dict[str, Any]:
-    """The curves of the chosen runs, and the settings in which they differ.
+    """The curves of the chosen runs, and the settings that differ.
 
     Args:
-        curves: a view's curves by name, as the page draws them.
+        curves: a state's curves by name, as the page draws them.
     """
     found = [view for view in registry.run_states if view.id in chosen[:MAX_OVERLAY]]
     recipes = [read_run_settings(registry.run_dir(view.id)).recipe for view in found]
@@ -177,7 +177,7 @@ def overlay_payload(registry: RunRegistry, chosen: Sequence[str], curves: Callab
 
 
 def curve_titles() -> dict[str, str]:
-    """What the curves are called that are drawn alone."""
+    """Titles of curves drawn alone."""
     return {
         f"{stage}.{chart.keys[0]}": chart.title
         for stage, method in METHODS.items()
@@ -187,7 +187,7 @@ def curve_titles() -> dict[str, str]:
 
 
 def differing_settings(recipes: list[Recipe]) -> list[tuple[str, list[str]]]:
-    """Each setting in which not all recipes agree, with its value in each."""
+    """Each setting that differs between recipes, with its values."""
     labelled = [settings_by_label(recipe.model_copy(update={"name": ""})) for recipe in recipes]
     return [
         (label, [one[label] for one in labelled]) for label in labelled[0] if len({one[label] for one in labelled}) > 1
@@ -195,7 +195,7 @@ def differing_settings(recipes: list[Recipe]) -> list[tuple[str, list[str]]]:
 
 
 def repeat_command(run_dir: Path) -> str:
-    """What repeats a run on a terminal, from the program's folder."""
+    """The command that repeats a run, from the program's folder."""
     file = run_dir / "run.json"
     text = untrusted_files.as_printable(
         str(file.relative_to(project.PROJECT) if file.is_relative_to(project.PROJECT) else file)

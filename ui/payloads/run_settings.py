@@ -1,4 +1,4 @@
-"""What is fixed about a run: its recipe, the reasons for it and when it began, read once from its run.json."""
+"""Constant facts of a run: its recipe, the reasons for it and its start, read once from its run.json."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from ui.format import STAGE_LABELS, run_title
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What a run.json says, which never changes. made: what it was made with, name → version or device.
+    """Contents of a run.json, which never change. made: name → version or device.
 
-    notes: what of it is not known here, or why nothing is.
+    notes: unknown settings, or why the file is unreadable.
     """
 
     recipe: Recipe | None = None
@@ -37,16 +37,16 @@ class RunSettings:
 
     @cached_property
     def setting_groups(self) -> tuple[SettingGroup, ...]:
-        """Every setting in groups; only for the run that is shown, since it takes a while for a thousand."""
+        """Every setting in groups; only for the run that is shown, because it is slow for a thousand runs."""
         if self.recipe is None:
             return ()
         made = SettingGroup("Made with", tuple(SettingRow(name, value) for name, value in self.made))
         return (*group_settings(self.recipe, nearest_preset(self.recipe)), made)
 
 
-@cache  # as many as there are runs: Runs asks for all of them every second, and a bound below that would read all files anew
+@cache  # unbounded: Runs asks for every run each second, so a smaller cache would reread all files
 def read_run_settings(run_dir: Path) -> RunSettings:
-    """The immutable half of a run; of a folder whose run.json cannot be read only when it began, and why."""
+    """The constant facts of a run; for an unreadable run.json only the start and the reason."""
     try:
         file = run_folder.read_run(run_dir)
     except UserError as error:
@@ -58,7 +58,7 @@ def read_run_settings(run_dir: Path) -> RunSettings:
 
 @dataclass(frozen=True)
 class SettingRow:
-    """One setting in words. preset: what the preset says where that is something else, or None."""
+    """One setting in words. preset: the preset's value if it differs, else None."""
 
     label: str
     value: str
@@ -67,14 +67,12 @@ class SettingRow:
 
 @dataclass(frozen=True)
 class SettingGroup:
-    """Settings that belong together."""
-
     title: str
     rows: tuple[SettingRow, ...]
 
 
 def nearest_preset(recipe: Recipe) -> Recipe:
-    """The preset of a run's model, at the length that comes nearest to the run's."""
+    """The preset of a run's model, with the length closest to the run's."""
     lengths = preset_lengths(recipe.model)
     if not lengths:
         return recipe
@@ -88,14 +86,14 @@ def nearest_preset(recipe: Recipe) -> Recipe:
 
 @lru_cache(maxsize=64)
 def preset_lengths(model: str) -> tuple[Recipe, ...]:
-    """A model's preset at every goal's length; nothing for a model without one."""
+    """A model's preset with every goal's length; empty for a model without one."""
     known = presets.load_presets().values()
     preset = next((one for one in known if model in (one.model, *one.also)), None)
     return tuple(goal.apply_goal(preset.as_recipe()) for goal in presets.load_goals().values()) if preset else ()
 
 
 def group_settings(recipe: Recipe, preset: Recipe) -> list[SettingGroup]:
-    """Every setting of the stages that ran, each with what the preset says where that differs."""
+    """Every setting of the run's stages, with the preset's value if it differs."""
     groups = [
         SettingGroup("Run", setting_rows(recipe, recipe)),
         SettingGroup("Data", setting_rows(recipe.data, recipe.data)),
@@ -107,7 +105,7 @@ def group_settings(recipe: Recipe, preset: Recipe) -> list[SettingGroup]:
 
 
 def setting_rows(part: BaseModel, preset: BaseModel) -> tuple[SettingRow, ...]:
-    """Each field that is no part of its own and says something, here or in the preset."""
+    """Each simple field with a value, here or in the preset."""
     rows = []
     for name, field in type(part).model_fields.items():
         value, usual = getattr(part, name), getattr(preset, name)
@@ -121,7 +119,7 @@ def setting_rows(part: BaseModel, preset: BaseModel) -> tuple[SettingRow, ...]:
 
 
 def settings_by_label(part: StrictModel) -> dict[str, str]:
-    """Every setting of a recipe in words, by a label that says which part it belongs to: "DPO learning rate", "LoRA rank"."""
+    """Every setting of a recipe in words, by a label that names its part: "DPO learning rate", "LoRA rank"."""
     found: dict[str, str] = {}
     for name, field in type(part).model_fields.items():
         value, label = getattr(part, name), field.title or name
@@ -133,13 +131,13 @@ def settings_by_label(part: StrictModel) -> dict[str, str]:
 
 
 def run_metadata(run_dir: Path) -> RunMetadata:
-    """What was written about a run, read again when it changes."""
+    """A run's name, note and pin, read again when they change."""
     stamp = metadata_stamp(run_dir)
     return load_metadata(run_dir, stamp) if stamp else RunMetadata()
 
 
 def metadata_stamp(run_dir: Path) -> int:
-    """When a run was last written about; 0: never. Asked for every run every second, so it is one call of the system."""
+    """When a run's metadata last changed; 0: never. One system call, because every run is asked every second."""
     try:
         return os.stat(f"{run_dir}/about.json").st_mtime_ns
     except OSError:
@@ -152,14 +150,14 @@ def load_metadata(run_dir: Path, stamp: int) -> RunMetadata:
 
 
 def display_name(run_dir: Path) -> str:
-    """What a run is called: the name it was given later, or with its recipe, or its model and method."""
+    """A run's title: its later name, its recipe's name, or model and method."""
     return run_metadata(run_dir).name or run_title(
         read_run_settings(run_dir).recipe, untrusted_files.printable_id(run_dir)
     )
 
 
 def past_runs(registry: RunRegistry) -> Iterator[run_time.PastRun]:
-    """Every run, newest first, as far as it tells how fast this machine is."""
+    """All runs, newest first, with the facts for estimating speed."""
     for view in registry.run_states:
         known = read_run_settings(registry.run_dir(view.id))
         yield run_time.PastRun(known.recipe, dict(known.made).get("Device", ""), view)

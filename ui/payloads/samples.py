@@ -1,4 +1,4 @@
-"""The sample answers of Train in plain values: what the model answered at which step, and whether that step can be kept."""
+"""The sample answers of Train in plain values: the model's answers at each step, and whether that step can be used."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ui.format import STAGE_LABELS
 
 
 def samples_payload(registry: RunRegistry, view: RunState | None) -> dict[str, Any] | None:
-    """The base's answers, and each step that was asked or, once the run is over, can be kept; None until there are any."""
+    """The base's answers, and each step with answers or, after the run, with a usable checkpoint; None if there are none."""
     if view is None:
         return None
     run_dir = registry.run_dir(view.id)
@@ -33,7 +33,7 @@ def samples_payload(registry: RunRegistry, view: RunState | None) -> dict[str, A
 
 
 def sample_points(run_dir: Path, view: RunState, stage: Stage) -> list[dict[str, Any]]:
-    """kept: is this step the stage's adapter? stored: are its weights there? best: was the held-out loss lowest here?"""
+    """kept: is this step the stage's adapter? stored: are its weights on disk? best: is its held-out loss the lowest?"""
     best, held = view.best_evaluation(stage), {one.step: one.loss for one in view.evaluated if one.stage == stage}
     answers = {one.step: one.samples for one in view.sampled if one.stage == stage and one.step}
     kept = current_adapter_step(run_dir, stage) if stage in view.adapters else None
@@ -59,7 +59,7 @@ def answer_rows(samples: Sequence[SampleAnswer]) -> list[list[Any]]:
 
 
 def current_adapter_step(run_dir: Path, stage: Stage) -> int | None:
-    """The step a stage's adapter is of, read again when it is replaced; None where its manifest is missing or damaged."""
+    """Step of a stage's adapter, read again when it is replaced; None if its manifest is missing or damaged."""
     file = checkpoints.adapter_dir(run_dir, stage) / checkpoints.MANIFEST
     try:
         return manifest_step(file, file.lstat().st_mtime_ns)

@@ -1,4 +1,4 @@
-"""A score table in plain values, each figure with where it lies on its scale."""
+"""A score table in plain values, each number with its position on its scale."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def read_scores(path: Path, changed: int) -> ScoresReady:
 
 
 MAIN_MEASURES = ("Held-out accuracy", "Answer length, tokens", "General questions")
-"""The measures that most people ask for; the others are folded."""
+"""The most important measures; the others are folded."""
 
 
 def score_table_payload(found: ScoresReady) -> dict[str, Any]:
-    """The figures of the terminal's table, each also as a dot with its interval."""
+    """The numbers of the terminal's table, each also as a dot with its interval."""
     measures = {line.title: measure_payload(line) for line in score_table.score_rows(found.scores)}
     return {
         "lanes": [score.lane for score in found.scores],
@@ -33,7 +33,7 @@ def score_table_payload(found: ScoresReady) -> dict[str, Any]:
 
 
 def measure_payload(line: score_table.ScoreRow) -> dict[str, Any]:
-    """One measure: each lane's figure, and where it, its interval and 0 lie on the scale that the lanes share."""
+    """One measure: each lane's number, and the positions of it, its interval and 0 on the lanes' common scale."""
     known = [(one.value, *score_table.interval_ends(one, line.spell)) for one in line.found if one]
     low, high = min(0.0, *(one[1] for one in known)), max(0.0, *(one[2] for one in known))
     if line.spell == score_table.SHARE_FORMAT:

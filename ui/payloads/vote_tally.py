@@ -1,4 +1,4 @@
-"""The votes on two lanes in words and plain values: counts, shares, and what may be said of them."""
+"""The votes on two lanes in words and plain values: counts, shares, and conclusions."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from trainer_core.evaluation.votes import LanePair, Vote
 
 MIN_PAIRS = 30
 MIN_SIDES = 10
-"""Fewer votes say nothing about a habit of choosing one side."""
+"""Fewest votes for a statement about side bias."""
 
 
 @lru_cache(maxsize=8)
 def count_votes(
     path: Path, size: int, changed: int, contest: LanePair, made: frozenset[tuple[str, str]]
 ) -> dict[str, Any]:
-    """A contest in words; the bootstrap over all lanes is too much for every second."""
+    """A contest in words. Cached, because the bootstrap over all lanes is too slow for every second."""
     every = read_votes(path, size, changed)
     given = votes.votes_on_current_lanes(every, contest.run, dict(made))
     found = tally_votes(given, contest)
@@ -50,7 +50,7 @@ def count_votes(
 
 
 def missing_count_text(given: Sequence[Vote], found: VoteTally) -> str:
-    """What stands in place of a count that does not exist; empty where it does."""
+    """Text that replaces an empty count; empty if there are votes."""
     if found.total_votes:
         return ""
     return f"No votes {'on these two models' if given else 'for this run'} yet. Press B."
@@ -64,12 +64,11 @@ def describe_earlier(count: int) -> str:
 
 
 def current_votes(path: Path) -> tuple[Vote, ...]:
-    """The votes that count."""
     return read_votes(path, *file_stamp(path))
 
 
 def file_stamp(path: Path) -> tuple[int, int]:
-    """Size and time of the last change; a file with the same ones is not read again."""
+    """Size and modification time; a file is read again when they change."""
     stat = path.stat() if path.exists() else None
     return (stat.st_size, stat.st_mtime_ns) if stat else (0, 0)
 
@@ -80,7 +79,7 @@ def read_votes(path: Path, size: int, changed: int) -> tuple[Vote, ...]:
 
 
 def describe_undecided(found: VoteTally) -> str:
-    """The votes that decided nothing."""
+    """The votes without a decision."""
     counts = ((found.ties, "tie", "ties"), (found.bad, "both bad", "both bad"), (found.skipped, "skipped", "skipped"))
     parts = [f"{count} {one if count == 1 else more}" for count, one, more in counts if count]
     return " · ".join([*parts, *([f"{found.again} given again after an undo"] if found.again else [])])
@@ -91,7 +90,7 @@ def interval_bounds(share: ConfidenceInterval | None) -> list[float] | None:
 
 
 def describe_share(found: VoteTally) -> str:
-    """Share and p-value; no percentage of a handful."""
+    """Share and p-value; no percentage below five decided votes."""
     if found.share is None:
         missing = 5 - found.decided_votes
         return f"{missing} more decided vote{'s' * (missing != 1)} until there is a percentage."
@@ -100,7 +99,7 @@ def describe_share(found: VoteTally) -> str:
 
 
 def describe_verdict(found: VoteTally) -> str:
-    """The verdict of the newest look, and when it is renewed."""
+    """The verdict of the last check, and when the next one is due."""
     verdict = found.verdict
     coming = f" Next check at {verdict.next_look} decided votes." if verdict.next_look else ""
     side = (found.contest.first, found.contest.second)[verdict.side] if verdict.side is not None else ""
@@ -123,7 +122,7 @@ def describe_bias(found: VoteTally) -> str:
 
 
 def describe_length_effect(found: VoteTally) -> str:
-    """Did the length do the voting?"""
+    """Does answer length explain the votes?"""
     one = found.lengths
     if one.ratio is None or found.decided_votes < 5:
         return ""
@@ -137,6 +136,6 @@ def describe_length_effect(found: VoteTally) -> str:
 
 
 def rank_lanes(given: Sequence[Vote], run: str) -> list[str]:
-    """Bradley-Terry over all contests of a run, best first; only where three lanes were voted on."""
+    """Bradley-Terry strengths over all contests of a run, the best first; only with votes on three lanes."""
     found = sorted(lane_strengths(given, run).items(), key=lambda one: -one[1].value)
     return ["{} {:+.2f} [{:+.2f}, {:+.2f}]".format(name, one.value, *one.ends) for name, one in found]

@@ -1,1 +1,1 @@
-"""What the browser talks to."""
+"""The server side of the page."""

@@ -1,8 +1,8 @@
-"""Where the page is found: a name of its own, and a file that opens a browser there without exposing the key.
+"""The address of the page: a host name of its own, and a file that opens a browser there without exposing the key.
 
-Cookies know no port. On 127.0.0.1 every other program of the computer is sent our cookie, and its cookies are sent to us; below
-`.localhost`, which browsers take for this computer, each workspace has a name that nobody else uses. Not every browser and system
-knows such names (Safari, Windows outside of the browser), so 127.0.0.1 leads to the page as well.
+Cookies ignore ports. On 127.0.0.1 every other program of the computer receives our cookie, and we receive theirs; below
+`.localhost`, which browsers resolve to this computer, each workspace has a unique name. Some browsers and systems do not
+resolve such names (Safari, Windows outside of the browser), so 127.0.0.1 also serves the page.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from trainer_core.system.durable import write_atomically
 OPENER = "open-tunebench.html"
 NAME_BYTES = 4
 PROBE_MS = 1500
-"""How long a browser may take to find out that our name leads here; one that does not know it takes 127.0.0.1."""
+"""Time for a browser to find out that it resolves our name; otherwise it uses 127.0.0.1."""
 OPENER_HTML = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="referrer" content="no-referrer">
 <title>Tunebench</title><p>Opening Tunebench … <a href="{by_hand}">Open it manually</a></p>
 <script>
@@ -35,7 +35,7 @@ Promise.race([found, late]).then(() => go(own), () => go(usual));
 
 
 def opener_page(own: str, usual: str, token: str) -> str:
-    """The page on the disk: it leads to our own address where the browser knows it, and else to the usual one."""
+    """The page on disk: it redirects to our own address if the browser resolves it, otherwise to the usual one."""
     query = f"/?token={token}"
     texts = {"own": own, "usual": usual, "query": query}
     return OPENER_HTML.format(
@@ -46,10 +46,10 @@ def opener_page(own: str, usual: str, token: str) -> str:
 
 
 def own_name(folder: Path) -> str:
-    """The name of this workspace's app, kept from start to start.
+    """The host name of this workspace's app, the same at every start.
 
     Raises:
-        DiskError: it cannot be kept.
+        DiskError: it cannot be saved.
     """
     file = folder / "app.name"
     if not file.exists():
@@ -59,7 +59,7 @@ def own_name(folder: Path) -> str:
 
 
 def is_own_name(name: str, look_up: Callable[..., Iterable[tuple[Any, ...]]] = socket.getaddrinfo) -> bool:
-    """Does this computer, and not only some browsers, know that the name is its own?"""
+    """Does this computer itself, not only some browsers, resolve the name to itself?"""
     try:
         found = {str(one[4][0]) for one in look_up(name, None)}
     except OSError:
@@ -68,12 +68,12 @@ def is_own_name(name: str, look_up: Callable[..., Iterable[tuple[Any, ...]]] = s
 
 
 def hold_port(port: int) -> socket.socket | None:
-    """The same port of ::1, held but not answered: browsers look there first for a name below `.localhost`, and nobody else shall
-    be found. None where somebody has it already."""
+    """Hold the same port of ::1 without answering: browsers try it first for a name below `.localhost`, and no other program
+    may answer there. None if the port is taken."""
     try:
         held = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
     except OSError:
-        return socket.socket()  # without IPv6 nobody can have it
+        return socket.socket()  # without IPv6 no program can take it
     if hasattr(socket, "SO_EXCLUSIVEADDRUSE"):
         held.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
     try:

@@ -1,9 +1,9 @@
-"""Who may talk to the app: the person who started it, from a page of the app itself, and nobody else.
+"""Access control: only the user who started the app, from a page of the app itself.
 
-A server on 127.0.0.1 is open to every web page in the same browser, by cross-site requests and by names that are made to point
-at 127.0.0.1 (DNS rebinding). So every request must name us as its host, come from our own page, and carry a cookie that only
-the link from the terminal hands out. After Jupyter's model. For other computers (`--lan`) there is a password beside the link;
-its cookie ends with the password, and who comes from there opens no files but those of the workspace's data and models.
+Every web page in the same browser can reach a server on 127.0.0.1, by cross-site requests and by names that point
+to 127.0.0.1 (DNS rebinding). So every request must name us as its host, come from our own page, and carry a cookie that only
+the link from the terminal gives. Modelled on Jupyter. For other computers (`--lan`) there is also a password; its cookie
+becomes invalid with the password, and such users can open only the files of the workspace's data and models.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from ui.server import address as addresses
 TOKEN_BITS = 256
 COOKIE_DAYS = 30
 OPEN_PATHS = frozenset({"/gradio_api/startup-events", "/manifest.json"})
-"""Gradio asks itself for the first, and browsers fetch the second without cookies. Neither tells or does anything."""
+"""Gradio requests the first itself, and browsers fetch the second without cookies. Neither reveals or changes anything."""
 LOGIN_PATH = "/tunebench/enter"
-"""Where the password is sent."""
+"""Receives the password."""
 SIGN_OUT_PATH = "/tunebench/leave"
-"""Where "Sign out everywhere" is sent."""
+"""Receives "Sign out everywhere"."""
 WRONG_PASSWORD_SECONDS = 1.0
-"""A wrong password waits so long, one after another: guessing eight letters would take thousands of years."""
+"""Delay after each wrong password, one at a time: guessing eight letters would take thousands of years."""
 MAX_FORM_BYTES = 1024
 MIN_PASSWORD_LENGTH = 8
 HEADERS = {
@@ -48,28 +48,28 @@ HEADERS = {
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "same-origin",
 }
-"""Gradio needs inline script and eval; what no script can do is fetch from, or send to, another place. Other sites hear nothing
-of where one comes from; with "no-referrer" our own forms would come from "null", and be refused."""
+"""Gradio needs inline script and eval; but scripts cannot fetch from, or send to, another host. Other sites get no referrer;
+with "no-referrer" our own forms would have the origin "null" and be rejected."""
 
 
 class AccessKeys:
-    """The secret of the cookie, and the one link that hands it out. Both lie in the workspace, which only its owner can read.
+    """The cookie's secret and the one link that gives the cookie. Both are in the workspace, readable by its owner only.
 
-    The file `link` always holds the next unused link, so a second start of the app shows one that works. So does the page
-    `opener`, with which a browser is started: the arguments of a process can be read by every user of the computer.
+    `link` always holds the next unused link, so that a second start of the app shows a valid one. So does the page
+    `opener`, which opens the browser: every user of the computer can read the arguments of a process.
     """
 
     def __init__(self, folder: Path, address: str, password: str = "", names: Iterable[str] = (), own: str = ""):
-        """With a `password` the app answers to the computer's `names` in its network too, after asking for it.
+        """With a `password`, the app also answers to the computer's `names` in its network, and asks for the password there.
 
         Args:
             address: of the link that is shown.
-            own: the address with the name that is ours alone, where nobody else can be found under it.
+                own: the address with our unique host name; empty if another program may answer there.
         """
         self.address, self.link, self.opener = address, folder / "app.address", folder / addresses.OPENER
         self.own, self.password, self.names, self.folder = own, password, tuple(names), folder
         self.held: socket | None = None
-        """What has to stay open as long as the page is there, see `address.py`."""
+        """Must stay open as long as the page, see `address.py`."""
         self._secret = app_secret.AppSecret(folder)
         self.issue_link()
 
@@ -79,12 +79,12 @@ class AccessKeys:
 
     @property
     def network_secret(self) -> str:
-        """Of those who came in by the password; ends with it."""
+        """Secret of users with the password; changes with it."""
         bound = hmac.new(self.secret.encode(), self.password.encode(), "sha256").hexdigest()
         return bound if self.password else ""
 
     def issue_link(self) -> str:
-        """Write a new link, which ends the one before."""
+        """Write a new link, which invalidates the previous one."""
         token = secrets.token_hex(TOKEN_BITS // 8)
         link = f"{self.address}/?token={token}"
         write_atomically(self.opener, addresses.opener_page(self.own, self.usual_address, token))
@@ -93,11 +93,11 @@ class AccessKeys:
 
     @property
     def usual_address(self) -> str:
-        """The address that every browser knows."""
+        """The address that every browser resolves."""
         return f"http://127.0.0.1:{urlsplit(self.address).port}"
 
     def sign_out(self) -> None:
-        """End all cookies and the link.
+        """Invalidate all cookies and the link.
 
         Raises:
             DiskError: the new secret cannot be written.
@@ -106,7 +106,7 @@ class AccessKeys:
         self.issue_link()
 
     def redeem_token(self, token: str) -> bool:
-        """Is this the token of the current link? Then it is used up."""
+        """Is this the token of the current link? If so, it becomes invalid."""
         current = parse_qs(urlsplit(self.link.read_text(encoding="utf-8")).query).get("token", [""])[0]
         if not is_same_secret(token, current):
             return False
@@ -115,7 +115,7 @@ class AccessKeys:
 
 
 def is_same_secret(one: str, other: str) -> bool:
-    """Compared in a time that does not tell how much of it was right. Nothing is never right."""
+    """Compare in constant time. An empty secret never matches."""
     return bool(other) and hmac.compare_digest(one.encode(), other.encode())
 
 
@@ -152,10 +152,10 @@ class AuthMiddleware:
         return await response(scope, receive, send)
 
     def check_request(self, scope: Scope) -> Response | None:
-        """None: let it in.
+        """Check a request; None: pass it to the app.
 
         Raises:
-            Refused: with the reason.
+            RequestRejected: with the reason.
         """
         headers = Headers(scope=scope)
         if scope["type"] != "http":
@@ -169,7 +169,7 @@ class AuthMiddleware:
         if headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
             if is_page_load(scope, headers) and self.keys.redeem_token(
                 given
-            ):  # from the page on the disk, which is another site
+            ):  # from the page on disk, which is another site
                 return self.set_cookie(self.keys.secret, led=True)
             raise RequestRejected(403, Text("access.other_site"))
         return self.authenticate(scope, headers, given)
@@ -184,7 +184,7 @@ class AuthMiddleware:
         raise RequestRejected(401, Text("access.no_key"))
 
     async def log_in(self, request: Request) -> Response:
-        """The cookie for the right password; guesses wait for each other."""
+        """Give the cookie for the right password; guesses are checked one at a time."""
         if int(request.headers.get("content-length") or MAX_FORM_BYTES + 1) > MAX_FORM_BYTES:
             raise RequestRejected(413, Text("access.long_password"))
         given = parse_qs((await request.body()).decode("utf-8", "replace")).get("password", [""])[0]
@@ -195,17 +195,17 @@ class AuthMiddleware:
         return password_page(str(Text("access.wrong_password")))
 
     def find_cookie(self, headers: Headers) -> str:
-        """The cookie of ours that is right, among all that other programs of this computer have set; nothing where none is."""
+        """Our valid cookie among those of other programs on this computer; empty if there is none."""
         given = [one.partition("=") for line in headers.getlist("cookie") for one in line.split(";")]
         ours = (value.strip().strip('"') for name, _, value in given if name.strip() == self.cookie)
         right = self.keys.secret, self.keys.network_secret
         return next((value for value in ours if any(is_same_secret(value, one) for one in right)), "")
 
     def sign_out(self, headers: Headers) -> Response:
-        """Sign out everywhere, as whoever came in by the link asks.
+        """Sign out everywhere, on request of a user with the link.
 
         Raises:
-            Refused: it is somebody of the network.
+            RequestRejected: the user came through the network.
         """
         if not is_same_secret(self.find_cookie(headers), self.keys.secret):
             raise RequestRejected(403, Text("access.no_sign_out"))
@@ -215,10 +215,10 @@ class AuthMiddleware:
         return response
 
     def set_cookie(self, secret: str, led: bool = False) -> Response:
-        """Hand out the cookie, and lead to an address without the token in it.
+        """Set the cookie and redirect to an address without the token.
 
         Args:
-            led: from another site. A redirect would be that site's still, to which the browser does not send the cookie.
+            led: from another site. A redirect would still count as that site's, and the browser would not send the cookie.
         """
         response = HTMLResponse(REDIRECT_PAGE, 200, HEADERS) if led else RedirectResponse("/", 303, HEADERS)
         days = COOKIE_DAYS * 24 * 3600
@@ -239,13 +239,12 @@ SIGNED_OUT_PAGE = (
 
 
 def is_page_load(scope: Scope, headers: Headers) -> bool:
-    """Is it a whole page being opened by its first address, and nothing within a page?"""
+    """Is a whole page opened by its address, not inside another page?"""
     to = headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")
     return scope["path"] == "/" and scope["method"] == "GET" and to == ("navigate", "document")
 
 
 def password_page(message: str) -> Response:
-    """The page that asks for the password."""
     return HTMLResponse(
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         "<title>Tunebench</title><style>body{font:16px system-ui;margin:20vh auto;max-width:22em;color-scheme:light dark}"
@@ -260,7 +259,7 @@ def password_page(message: str) -> Response:
 
 
 def with_security_headers(send: Send) -> Send:
-    """What goes out gets our headers."""
+    """Add our headers to every response."""
 
     async def with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":

@@ -1,4 +1,4 @@
-"""Endpoints: Python functions that the page's scripts may call, each with one request object or none."""
+"""Endpoints: Python functions that the page's scripts may call, each with at most one request object."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def public_endpoints(actions: object) -> list[Endpoint]:
 def as_endpoint(action: Callable[..., object], *bound: object) -> Endpoint:
     """The request class is the annotation of the first parameter after the bound ones. A UserError becomes the reply's `problem`.
 
-    Only a mapping is sent to the page: a blind question, for instance, would tell the names of its lanes.
+    Only a mapping is sent to the page: a blind question, for instance, would reveal the names of its lanes.
     """
     hints = [hint for name, hint in get_type_hints(action).items() if name != "return"]
     request_class: type[BaseModel] | None = next(iter(hints[len(bound) :]), None)

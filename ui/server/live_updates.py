@@ -1,7 +1,7 @@
-"""The live channel: what a page does not have yet, said once a second.
+"""The live channel: sends the page once a second what it does not have yet.
 
-A page sends a cursor: which run's points it holds and how many, how much of each answer, and a checksum of each part
-it has drawn. It gets back only what is new, so a quiet second costs next to nothing and a reload costs one whole answer.
+A page sends a cursor: whose points it has and how many, how much of each answer, and a checksum of each part
+it has drawn. It receives only what is new, so that an idle second costs almost nothing and a reload one full answer.
 """
 
 from __future__ import annotations
@@ -50,50 +50,50 @@ from ui.payloads.run import (
 
 LIVE_JS = (project.PROJECT / "assets" / "web" / "live.js").read_text(encoding="utf-8")
 MAX_ROW_POINTS = 20
-"""So many new points are sent step by step, which takes a third of the room."""
+"""Up to this many new points are sent by step, which takes a third of the space."""
 QUICK_PARTS = ("progress", "active_progress", "meter")
-"""The parts that may change every second."""
+"""Parts that may change every second."""
 LOG_LINES = 60
 
 
 class Cursor(StrictModel):
-    """What one page holds and wants."""
+    """What one page has and wants."""
 
     show: str = ""
-    """The run the page shows; empty: the one at work, or else the newest."""
+    """The run on the page; empty: the active one, or else the newest."""
     run: str = ""
-    """Whose points it holds; left out where `whole` says it too."""
+    """Run of the points it has; omitted if `whole` implies it."""
     points: int = Field(default=0, ge=0)
     ask: str = ""
     chars: dict[str, int] = {}
     marks: dict[str, int] = {}
     whole: int | None = None
-    """The checksum over all parts but the quick ones, which the last answer gave; sent in place of their marks."""
+    """Checksum over all parts but the quick ones, from the last answer; sent instead of their marks."""
     quick: tuple[int, ...] = ()
-    """The marks of the quick parts, in their order; sent beside `whole`."""
+    """Marks of the quick parts, in order; sent with `whole`."""
     tab: str = ""
     log: bool = False
     detail: int = -1
-    """How many points of the detail curves the page holds; -1: it does not show them."""
+    """Points of the detail curves that the page has; -1: not shown."""
     chosen: tuple[str, ...] = ()
-    """The runs that are drawn over each other."""
+    """Runs in the overlay."""
     pair: comparison.CompareChoice = comparison.CompareChoice()
-    """Whose votes it shows, where nothing says it better, see `payloads/comparison.py`."""
+    """The page's choice for the tally, used if nothing takes precedence, see `payloads/comparison.py`."""
     hardware: float = -1.0
-    """When the last reading that the page holds was made; -1: it does not show them."""
+    """Time of the last hardware reading that the page has; -1: not shown."""
 
 
 def build_live_channel(supervisor: Supervisor) -> gr.HTML:
-    """An element without a look, whose script polls and updates the page."""
+    """An invisible element whose script polls and updates the page."""
 
     rows = run_list.RunRows(supervisor.registry)
-    # Read before anyone opens Runs: all runs take a while.
+    # Fill the cache before Runs is opened: reading all runs takes a while.
     threading.Thread(target=rows, name="rows", daemon=True).start()
 
     def poll(cursor: Any = None) -> Response:
         held = parse_values(Cursor, cursor or {}, "cursor")
         answer = encode_answer(strip_unchanged(page_update(supervisor, held, rows), held))
-        # A Response, since Gradio would look through every number for things to convert: 30 ms for 10,000 points.
+        # A Response, because Gradio would search every number for conversions: 30 ms for 10,000 points.
         return Response(answer, media_type="application/json")
 
     def render_report(run_id: str) -> str:
@@ -105,7 +105,7 @@ def build_live_channel(supervisor: Supervisor) -> gr.HTML:
 
 
 def encode_answer(answer: dict[str, Any]) -> bytes:
-    """An answer as JSON; what JSON cannot hold is replaced, so that one odd value does not take the whole answer away."""
+    """An answer as JSON; unsupported values are replaced, so that one of them does not lose the whole answer."""
     try:
         return orjson.dumps(answer)
     except TypeError:
@@ -128,7 +128,7 @@ def json_safe(value: Any) -> Any:
 
 
 class PartMaker:
-    """Makes parts of an answer, each for itself: one that cannot be made is empty, and `error` says why."""
+    """Makes each part of an answer on its own: one that fails is empty, and `error` says why."""
 
     error = ""
 
@@ -141,7 +141,7 @@ class PartMaker:
 
 
 def page_update(supervisor: Supervisor, cursor: Cursor, rows: run_list.RunRows | None = None) -> dict[str, Any]:
-    """What this page does not have yet."""
+    """The parts this page does not have yet."""
     view, build = find_shown_run(supervisor.registry, cursor.show), PartMaker()
     parts = all_parts(supervisor, view, cursor, build)
     if cursor.tab == "runs":
@@ -154,9 +154,9 @@ def page_update(supervisor: Supervisor, cursor: Cursor, rows: run_list.RunRows |
         held = cursor.marks
     elif cursor.whole == whole:
         held = {**summed, **dict.fromkeys(QUICK_PARTS, 0), **dict(zip(QUICK_PARTS, cursor.quick, strict=False))}
-        cursor = cursor.model_copy(update={"run": view.id if view else ""})  # the run's id is in the sum
+        cursor = cursor.model_copy(update={"run": view.id if view else ""})  # the checksum covers the run's id
     else:
-        return {"stale": True}  # the page asks again, naming what it holds
+        return {"stale": True}  # the page asks again with all its marks
     return {
         "parts": {
             name: {"mark": mark, "value": parts[name]} for name, mark in summed.items() if held.get(name) != mark
@@ -170,11 +170,11 @@ def page_update(supervisor: Supervisor, cursor: Cursor, rows: run_list.RunRows |
 
 
 def strip_unchanged(update: dict[str, Any], cursor: Cursor) -> dict[str, Any]:
-    """The same without what the page said itself: a quiet second is worth no more than a few bytes."""
+    """Drop what the page sent itself: an idle second should cost only a few bytes."""
     same = ["from"]
     whole = cursor.whole is not None and update.get("whole") == cursor.whole
     if (whole or update.get("run") == cursor.run) and update.get("from") == cursor.points:
-        same.append("run")  # where a page reads "run", it forgets its curves
+        same.append("run")  # a page that reads "run" drops its curves
     if update.get("points") == cursor.points:
         same.append("points")
     if update.get("ask") == cursor.ask and not any(update.get("text", {}).values()):
@@ -188,14 +188,14 @@ def strip_unchanged(update: dict[str, Any], cursor: Cursor) -> dict[str, Any]:
 
 
 def detail_rows(detail: dict[str, Any], cursor: Cursor) -> Any:
-    """A few detail points that go on where the page ends, as a row of values each; their places follow from what it holds."""
+    """A few detail points that directly follow the page's, as rows of values; their positions follow from the cursor."""
     if detail["from"] != cursor.detail or detail["points"] - detail["from"] > MAX_ROW_POINTS:
         return detail
     return list(zip(*([value for _, value in points] for points in detail["series"].values()), strict=True))
 
 
 def series_as_rows(update: dict[str, Any]) -> dict[str, Any]:
-    """A few new points step by step, as stage → [step, a value for each of its curves]; many stay curve by curve."""
+    """A few new points by step: stage → [step, a value per curve]; many stay by curve."""
     if max(map(len, update["series"].values())) > MAX_ROW_POINTS:
         return update
     rows: dict[Stage, dict[int, dict[str, float]]] = {}
@@ -234,13 +234,13 @@ EMPTY_PARTS: dict[str, Any] = {
     "findings": [],
     "best": {},
 }
-"""What a part is that cannot be made, where the page needs more than none."""
+"""Replacement for a part that failed, if the page needs more than None."""
 
 
 def all_parts(supervisor: Supervisor, view: RunState | None, cursor: Cursor, build: PartMaker) -> dict[str, Any]:
-    """Every part of the page as it is now; the long ones only where they can be seen.
+    """All parts of the page; the long ones only while visible.
 
-    active, active_progress: of the run at work, or else the newest, where the page shows another one.
+    active, active_progress: of the active run, or else the newest, if the page shows another one.
     """
     at_work = supervisor.registry.current_run
     if at_work and view and at_work.id == view.id:
@@ -268,7 +268,7 @@ def all_parts(supervisor: Supervisor, view: RunState | None, cursor: Cursor, bui
 
 
 def runs_tab_parts(registry: RunRegistry, cursor: Cursor, rows: run_list.RunRows, build: PartMaker) -> dict[str, Any]:
-    """The Runs tab: the rows of what is over, apart from that of a run at work, which changes every second."""
+    """The Runs tab: rows of finished runs, separate from those of an active run, which change every second."""
     over, active = build(rows, ([], []))
     return {
         "runs": over,
@@ -282,7 +282,7 @@ def runs_tab_parts(registry: RunRegistry, cursor: Cursor, rows: run_list.RunRows
 
 
 def new_curves(view: RunState | None, cursor: Cursor) -> dict[str, Any]:
-    """The new points of every curve. `from` 0 means: forget what you have."""
+    """The new points of every curve. `from` 0: drop all earlier points."""
     if view is None:
         return {"run": "", "from": 0, "points": 0, "series": {}}
     begin = cursor.points if cursor.run == view.id and cursor.points <= len(view.points) else 0
@@ -310,7 +310,7 @@ def detail_curves(view: RunState | None, cursor: Cursor) -> dict[str, Any]:
 
 
 def hardware_readings(supervisor: Supervisor, cursor: Cursor) -> dict[str, Any]:
-    """What the machine did since the page heard of it last: seconds since then, GB, °C, W, percent."""
+    """Hardware readings since the page's last one: seconds since then, GB, °C, W, percent."""
     if cursor.hardware < 0:
         return {}
     new = supervisor.device.readings.readings_since(cursor.hardware)
@@ -319,14 +319,14 @@ def hardware_readings(supervisor: Supervisor, cursor: Cursor) -> dict[str, Any]:
 
 
 def reading_row(one: HardwareReading, since: float) -> list[float | None]:
-    """Seconds (since the last one the page has, or the clock's), then the values that the machine could tell."""
+    """Seconds (since the page's last reading, or by the clock), then the values that the machine reports."""
     seconds = drawn_value(round(one.at - since, 1)) if since else round(one.at, 1)
     values = (one.memory, one.celsius, one.watts, one.busy)
     return [seconds, *(None if value is None else drawn_value(value) for value in values)]
 
 
 def new_answers(registry: RunRegistry, cursor: Cursor) -> dict[str, Any]:
-    """What the lanes have said beyond what the page holds. Offsets count UTF-16 units, as a browser does."""
+    """Text of the lanes beyond what the page has. Offsets count UTF-16 units, as browsers do."""
     registry.refresh_comparison()
     current = registry.comparison
     answers = current.current_answers if current else None
@@ -345,5 +345,4 @@ def new_answers(registry: RunRegistry, cursor: Cursor) -> dict[str, Any]:
 
 
 def text_after(text: str, units: int) -> str:
-    """The text after that many UTF-16 units."""
     return text.encode("utf-16-le", "surrogatepass")[2 * units :].decode("utf-16-le", "replace")

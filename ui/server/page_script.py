@@ -1,4 +1,4 @@
-"""The scripts of the page, as one element for its head."""
+"""The page's scripts, as one element for its head."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ui.payloads.curves import CURVES, DETAIL_SERIES
 
 
 def page_script(folder: Path = project.PROJECT / "assets" / "web") -> str:
-    """What draws the page, for its head: no file is fetched later."""
+    """All scripts inline, so that no file is fetched later."""
     code = "\n".join(
         (folder / name).read_text(encoding="utf-8")
         for name in (

@@ -1,4 +1,4 @@
-"""Which paths another computer may open."""
+"""Which paths a user on another computer may open."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from trainer_core.runs.workspace import Workspace
 
 
 def is_remote() -> bool:
-    """Does the request that is being answered come from another computer? Gradio knows it for questions and events alike."""
+    """Does the current request come from another computer? Gradio knows it for questions and events alike."""
     request = LocalContext.request.get(None)
     return bool(request and request.client and not ipaddress.ip_address(request.client.host).is_loopback)
 
 
 def check_source(workspace: Workspace, source: str | None, ours: Collection[str]) -> None:
-    """Who sits at this computer may open any file; from elsewhere it is a set of `ours`, of the Hub, or of the workspace's data.
+    """A user at this computer may open any file; others a set of `ours`, of the Hub, or of the workspace's data.
 
     Raises:
-        DataError: it is another file.
+        DataError: any other file.
     """
     if not source or source in ours or not is_remote() or datasets.is_dataset_name(source):
         return
@@ -34,10 +34,10 @@ def check_source(workspace: Workspace, source: str | None, ours: Collection[str]
 
 
 def check_model_access(workspace: Workspace, name: str) -> None:
-    """Who sits at this computer may open any folder as a model; from elsewhere it is the starter, one of the Hub or of `models`.
+    """A user at this computer may open any folder as a model; others the starter, one of the Hub or of `models`.
 
     Raises:
-        ModelError: it is another folder, whether it is there or not.
+        ModelError: any other folder, existing or not.
     """
     folder = resolve.model_path(name)
     if not is_remote() or name == STARTER or resolve.is_hub_id(name):

@@ -32,7 +32,7 @@ PROMPT_SETS = [("Bundled prompts", BUNDLED), ("Held-out prompts of this run", HE
 
 
 class CompareForm(StrictModel):
-    """All that is chosen above the answers. `only`: the system prompt is for an extra lane of the base alone."""
+    """The choices above the answers. `only`: the system prompt is for an extra lane of the base alone."""
 
     run: str
     lanes: tuple[str, ...] = ()
@@ -67,7 +67,7 @@ def build_compare_tab(supervisor: Supervisor, live: gr.HTML, tabs: gr.Tabs) -> N
 
 
 def build_inputs(registry: RunRegistry, run_id: str) -> tuple[dict[str, Any], dict[str, gr.Button]]:
-    """The inputs by their names in CompareForm, and the buttons by what they do."""
+    """Inputs by their names in CompareForm, and buttons by action."""
     inputs: dict[str, Any] = {}
     buttons: dict[str, gr.Button] = {}
     own, beside = own_lane_names(registry, run_id), lane_names(registry, run_id)
@@ -82,7 +82,7 @@ def build_inputs(registry: RunRegistry, run_id: str) -> tuple[dict[str, Any], di
         box: dict[str, Any] = {"label": "Prompt", "lines": 2, "max_lines": 8, "scale": 5, "min_width": 360}
         inputs["prompt"] = gr.Textbox(read_bundled_prompts()[0], **box, interactive=True, elem_id="prompt")
         with gr.Column(scale=1, min_width=250, elem_id="ask-buttons"):
-            # Disabled until `refresh` has set the run of this page: what stands here is as old as the app.
+            # Disabled until `refresh` sets this page's run: until then the choices are those of the app's start.
             waiting: dict[str, Any] = {"interactive": False}
             buttons["generate"] = gr.Button("Generate", variant="primary", elem_id="generate", **waiting)
             buttons["cancel"] = gr.Button("Stop", visible=False, elem_id="cancel")
@@ -101,7 +101,7 @@ def build_inputs(registry: RunRegistry, run_id: str) -> tuple[dict[str, Any], di
 
 
 def side_inputs(own: Sequence[str]) -> dict[str, gr.Dropdown]:
-    """The two lanes of a blind vote, where its count is."""
+    """The two lanes of a blind vote, beside its count."""
     look: dict[str, Any] = {"interactive": True, "min_width": 150}
     return {
         "side1": gr.Dropdown(own, value=first_name(own), label="Vote on", elem_id="side1", **look),
@@ -121,7 +121,7 @@ def wire_handlers(  # noqa: C901  (handlers, then wiring)
         ask_lanes(supervisor, form)
 
     def ask_again(form: CompareForm) -> Sampling:
-        """The same prompt with the next seed."""
+        """Ask the same prompt with the next seed."""
         sampling = blind_voting.with_seed_offset(form.sampling, 1)
         ask_lanes(supervisor, form.model_copy(update={"sampling": sampling, "follow": False}))
         return sampling
@@ -130,7 +130,7 @@ def wire_handlers(  # noqa: C901  (handlers, then wiring)
         start_vote(supervisor, form)
 
     def open_run(event: gr.EventData, settings: Sampling) -> tuple[Any, ...]:
-        """Load a run's lanes and ask the first sample prompt, unless these lanes have answered already."""
+        """Load a run's lanes and ask the first sample prompt, unless these lanes have already answered."""
         run_id = event.run
         request = parse_values(OpenRunRequest, event._data, "Compare")
         own = [*own_lane_names(supervisor.registry, run_id), *request.lane_names]
@@ -162,8 +162,8 @@ def wire_handlers(  # noqa: C901  (handlers, then wiring)
         CompareActions(supervisor).stop()
 
     def refresh(run_id: str | None, names: list[str], before: str) -> tuple[Any, ...]:
-        """Runs that came or went, whether there is something to stop, and the run that another page has loaded, or that was
-        loaded before this one was opened; `before` is the comparison that this page knows."""
+        """Update the list of runs, the buttons, and the run that another page has loaded, or that was loaded before this page
+        opened; `before` is the comparison this page knows."""
         payload, choices = comparison_payload(supervisor.registry), run_choices(supervisor.registry)
         answering_now = bool(payload and payload["answering"])
         known_runs = [value for _, value in choices]
@@ -199,7 +199,7 @@ def wire_handlers(  # noqa: C901  (handlers, then wiring)
 
 
 def ask_lanes(supervisor: Supervisor, form: CompareForm) -> None:
-    """Let every chosen lane answer under its name.
+    """Ask all chosen lanes by name.
 
     Raises:
         BusyError: a run holds the device.
@@ -214,7 +214,7 @@ def ask_lanes(supervisor: Supervisor, form: CompareForm) -> None:
 
 
 def start_vote(supervisor: Supervisor, form: CompareForm) -> None:
-    """Put the first question of a blind vote; raises what `jobs/blind_voting.py` raises."""
+    """Ask the first question of a blind vote; errors as in `jobs/blind_voting.py`."""
     chosen = chosen_lanes(supervisor.registry, form)
     path_policy.check_source(supervisor.workspace, form.source, PROMPT_SET_NAMES)
     between = blind_voting.lane_pair(form.run, [lane.name for lane in chosen], form.side1, form.side2)
@@ -228,7 +228,7 @@ def chosen_lanes(registry: RunRegistry, form: CompareForm) -> tuple[Lane, ...]:
 
 
 def step_prompt(registry: RunRegistry, form: CompareForm, by: int) -> str:
-    """The prompt after or before this one in its set."""
+    """The next or previous prompt of the set."""
     path_policy.check_source(registry.workspace, form.source, PROMPT_SET_NAMES)
     found = load_prompts(registry.run_dir(form.run), form.source) if form.run else []
     shown = [one.text for one in found] or read_bundled_prompts()
@@ -236,7 +236,7 @@ def step_prompt(registry: RunRegistry, form: CompareForm, by: int) -> str:
 
 
 def lane_updates(registry: RunRegistry, run_id: str, chosen: Sequence[str] = ()) -> tuple[Any, ...]:
-    """The chosen lanes, or a run's own; those that may stand beside them; and the two sides of a vote."""
+    """The chosen lanes, or a run's own; all lanes that can be added; and the two sides of a vote."""
     beside = lane_names(registry, run_id)
     lanes = [name for name in chosen if name in beside] or own_lane_names(registry, run_id)
     voted = registry.comparison.contest if registry.comparison else None
@@ -245,7 +245,7 @@ def lane_updates(registry: RunRegistry, run_id: str, chosen: Sequence[str] = ())
 
 
 def side_updates(names: Sequence[str], before: Sequence[str] = ()) -> tuple[Any, Any]:
-    """The two lanes to be voted on: those of before if they are there, else most often the base and what was trained last."""
+    """The two lanes to vote on: the previous ones if present, else the first and the last, usually the base and the newest."""
     one, other = (
         before if set(before) <= set(names) and len(set(before)) == 2 else (first_name(names), last_name(names))
     )
@@ -269,7 +269,7 @@ def own_lane_names(registry: RunRegistry, run_id: str) -> list[str]:
 
 
 class OpenRunRequest(StrictModel):
-    """Which run to open, and an earlier step of it beside its adapters."""
+    """A run to open, and optionally an earlier step to compare with its adapters."""
 
     run: str
     stage: Stage | None = None
@@ -277,7 +277,6 @@ class OpenRunRequest(StrictModel):
 
     @property
     def lane_names(self) -> list[str]:
-        """The name of the lane of that step."""
         return [step_lane_name(self.stage, self.step)] if self.stage else []
 
 

@@ -1,4 +1,4 @@
-"""What the scripts of Compare may call: vote, set a lane's strength, show a heat map, score, judge, make pairs, reload."""
+"""Endpoints of the Compare tab: vote, set a lane's strength, show a heat map, score, judge, make pairs, reload."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class BetterAnswer(StrictModel):
 
 
 class HeatmapQuery(StrictModel):
-    """Whose answer is shown, and the two lanes that rate its tokens."""
+    """The lane whose answer is shown, and the two lanes that rate its tokens."""
 
     answer: str
     lanes: tuple[str, str]
 
 
 class JudgeRequest(StrictModel):
-    """A judge, the two lanes it judges, and on how many prompts of which set."""
+    """A judge, the two lanes it judges, and how many prompts of which set."""
 
     lanes: tuple[str, str]
     lane: str = Field(default="", title="Judging model")
@@ -65,7 +65,7 @@ def compare_endpoints(supervisor: Supervisor) -> list[Endpoint]:
 
 
 class CompareActions:
-    """Its public methods are endpoints. What they change reaches the page through the live channel."""
+    """Its public methods are endpoints. Their effects reach the page through the live channel."""
 
     def __init__(self, supervisor: Supervisor):
         self.supervisor, self.registry = supervisor, supervisor.registry
@@ -77,7 +77,7 @@ class CompareActions:
         blind_voting.save_better_answer(self.registry, request.text)
 
     def export_pairs(self, choice: CompareChoice) -> SavedPairs:
-        """Save the votes that the page counts as a data set."""
+        """Save the counted votes as a data set."""
         workspace, contest = self.registry.workspace, chosen_pair(self.registry, choice)
         counted = current_votes(votes.votes_path(workspace))
         given = contest and blind_voting.votes_on_pair(self.registry, counted, contest)
@@ -111,7 +111,7 @@ class CompareActions:
             judge_run.stop()
 
     def reload_lanes(self) -> None:
-        """Load the lanes of a worker that has ended, and ask the open question or the last prompt again."""
+        """Reload the lanes of a worker that has ended, and ask the open question or the last prompt again."""
         session, compare = self._require_session(), self.supervisor.compare
         if session.open_question:
             blind_voting.reload_lanes(compare)
@@ -124,14 +124,14 @@ class CompareActions:
         self._require_session().send(CancelRequest())
 
     def adjust_lane(self, request: AdjustLaneRequest) -> None:
-        """Change a lane's strength, unless that would tell which side of an open question it is."""
+        """Change a lane's strength, unless that would reveal its side of an open question."""
         session = self._require_session()
         if session.open_question:
             raise BusyError("A blind vote is in progress. End it before you change a strength.")
         session.send(request.model_copy(update={"id": new_ask_id()}))
 
     def show_heatmap(self, query: HeatmapQuery) -> dict[str, str]:
-        """Ask how likely two lanes find each token of an answer; the result comes through the live channel."""
+        """Ask two lanes for the probability of each token of an answer; the result comes through the live channel."""
         session = self._require_session()
         answers = session.current_answers
         if session.open_question or answers is None or query.answer not in answers.ends:
@@ -148,7 +148,7 @@ class CompareActions:
         return {"ask": request.id}
 
     def score_lanes(self) -> None:
-        """Score the loaded lanes on the pairs that their run held out."""
+        """Score the loaded lanes on their run's held-out pairs."""
         session = self._require_session()
         held_out = self.registry.run_dir(session.run) / "held-out.jsonl"
         if not held_out.exists() or not held_out.stat().st_size:

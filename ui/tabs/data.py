@@ -1,4 +1,4 @@
-"""The Data tab: what the page may ask about a file, answered in plain values. data.js draws the answers."""
+"""Endpoints of the Data tab: answers about a file in plain values, drawn by data.js."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ from ui.server.endpoints import Reply, public_endpoints
 DATA_JS = "window.tunebench.initData(element, server, upload);"
 SAMPLE_CHATS = "sample chats"
 SAMPLE_FILES = {SAMPLE: "sample_pairs.jsonl", SAMPLE_CHATS: "sample_chat.jsonl"}
-"""What the page calls the bundled files."""
+"""The page's names of the bundled files."""
 
 
 class DataQuery(StrictModel):
-    """A file as it is to be read."""
+    """A file and how to read it."""
 
-    source: str = Field(min_length=1, max_length=4096, title="Path")  # "path" would make it a file of Gradio's
+    source: str = Field(min_length=1, max_length=4096, title="Path")  # Gradio would treat "path" as one of its files
     columns: Columns = Columns()
     steps: tuple[RemedyName, ...] = ()
     held_out: str | None = Field(default=None, max_length=4096, title="Held-out pairs")
     rows: int | None = Field(default=None, ge=1)
     ticket: str = Field(default="", max_length=64)
-    """What a page calls this check, to ask how far it is or to stop it."""
+    """The page's id for this check, to query its progress or stop it."""
 
     def read_request(self, file: Path, held_out: Path | None) -> ReadRequest:
         columns = self.columns if self.columns.column_by_part else None
@@ -50,14 +50,14 @@ class DataQuery(StrictModel):
 
 
 class ColumnMapping(StrictModel):
-    """Columns chosen by hand for a file with these columns."""
+    """The user's columns for a file with these column names."""
 
     names: tuple[str, ...]
     columns: Columns
 
 
 class HubPart(StrictModel):
-    """One part of a data set of the Hub."""
+    """One part of a Hub data set."""
 
     source: str
     config: str
@@ -83,7 +83,7 @@ def build_data_tab(supervisor: Supervisor) -> None:
 
 
 class DataActions:
-    """Its public methods are endpoints. Files are read in limited children; here are only the checks in progress."""
+    """Its public methods are endpoints. Files are read in limited child processes; only running checks are held here."""
 
     def __init__(self, workspace: Workspace):
         self.workspace = workspace
@@ -92,7 +92,7 @@ class DataActions:
         self.preview = TokenPreview(workspace)
 
     def inspect_file(self, query: DataQuery) -> Reply:
-        """The columns and the shape found in them, and the mapping remembered for these columns; of a Hub data set its parts."""
+        """The columns and detected format, and the mapping saved for these columns; for a Hub data set, its parts."""
         if datasets.is_dataset_name(query.source):
             return {"parts": [asdict(part) for part in datasets.list_splits(query.source)]}
         file = self._resolve_file(query.source)
@@ -101,7 +101,7 @@ class DataActions:
         return {**asdict(seen), "source": str(file), "remembered": known.column_by_part if known else None}
 
     def check_file(self, query: DataQuery) -> Reply:
-        """The whole report on a file."""
+        """The full report on a file."""
         with data.SandboxReader() as reader:
             self.readers[query.ticket] = reader
             try:
@@ -111,7 +111,7 @@ class DataActions:
                 self.progress.pop(query.ticket, None)
 
     def check_progress(self, check: CheckTicket) -> Reply:
-        """How far a check is; empty before its first and after its last event."""
+        """Progress of a check; empty before its first and after its last event."""
         progress = self.progress.get(check.ticket)
         return asdict(progress) if progress else {}
 
@@ -120,7 +120,7 @@ class DataActions:
             reader.stop()
 
     def keep_upload(self, query: DataQuery) -> SavedFile:
-        """Move a dropped file into the workspace."""
+        """Move an uploaded file into the workspace."""
         upload = Path(query.source).resolve()
         if not upload.is_relative_to(Path(get_upload_folder()).resolve()):
             raise DataError("data_tab.not_dropped", path=upload)
@@ -141,17 +141,17 @@ class DataActions:
         return self._ask_preview(request)
 
     def measure_lengths(self, request: MeasureRequest) -> Reply:
-        """Lengths in tokens, and what the training length does to the rows."""
+        """Lengths in tokens, and the effect of the training length on the rows."""
         return self._ask_preview(request)
 
     def _resolve_file(self, typed: str) -> Path:
-        """The file behind what was typed; raises DataError where the user may not open it."""
+        """The file at an entered path; raises DataError if the user may not open it."""
         path = typed.strip().strip('"')
         path_policy.check_source(self.workspace, path, SAMPLE_FILES)
         return data_path(SAMPLE, SAMPLE_FILES[path]) if path in SAMPLE_FILES else Path(os.path.expanduser(path))
 
     def _resolve_held_out(self, query: DataQuery) -> Path | None:
-        """The held-out file that a run on this data would use; raises DataError where the user may not open it."""
+        """The held-out file of a run on this data; raises DataError if the user may not open it."""
         path_policy.check_source(self.workspace, query.held_out, (SAMPLE,))
         return held_out_file(Data(pairs=query.source, held_out=query.held_out))
 
@@ -164,6 +164,6 @@ class DataActions:
         raise RuntimeError(f"{query.source}: the check ended without a report")
 
     def _ask_preview(self, request: TokenRowRequest | MeasureRequest) -> Reply:
-        """Raises DataError or ModelError where the user may not open the file or the model."""
+        """Raises DataError or ModelError if the user may not open the file or the model."""
         path_policy.check_model_access(self.workspace, request.model)
         return self.preview.ask(request.model_copy(update={"source": str(self._resolve_file(request.source))}))

@@ -1,4 +1,4 @@
-"""The Runs tab: every run of the workspace, drawn by runs.js, and what a person does with them."""
+"""The Runs tab: every run of the workspace, drawn by runs.js, and the user's actions on it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def build_runs_tab(supervisor: Supervisor, live: gr.HTML) -> None:
     static_html(RUNS, elem_id="runs-view")
 
     def edit_run(event: gr.EventData) -> None:
-        """A name, a note or a pin; what is not said stays."""
+        """Change a name, note or pin; omitted values stay."""
         run_dir = supervisor.registry.run_dir(event.run)
         values = {**run_metadata(run_dir).model_dump(), **event.about}
         metadata.write_metadata(run_dir, parse_values(RunMetadata, values, ""))
@@ -37,9 +37,7 @@ def build_runs_tab(supervisor: Supervisor, live: gr.HTML) -> None:
         trash.empty_trash(supervisor.workspace)
 
     def open_folder(event: gr.EventData) -> None:
-        file_manager.open_folder(
-            supervisor.registry.run_dir(event.run)
-        )  # by its id, so that no other folder can be asked for
+        file_manager.open_folder(supervisor.registry.run_dir(event.run))  # by id, so that no other folder can be named
 
     bind_handler(live.openfolder, open_folder, gr.EventData, problem=problem, **QUIET_OPTIONS)
     bind_handler(live.editrun, edit_run, gr.EventData, problem=problem, **QUIET_OPTIONS)

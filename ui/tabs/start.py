@@ -1,4 +1,4 @@
-"""The Start tab: model, data, how long, every setting, and the one button."""
+"""The Start tab: model, data, length, all settings, and the start button."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def build_start_tab(supervisor: Supervisor, live: gr.HTML, tabs: gr.Tabs, page: 
 
 def wire_handlers(actions: StartActions, live: gr.HTML, page: gr.Blocks, elements: StartView, problem: gr.HTML) -> None:
     """Args:
-    elements: the one that each part of a view goes to.
+    elements: the element for each part of a view.
     """
     recipe, stored, goal = elements.recipe, elements.stored, elements.goal
 
@@ -124,7 +124,7 @@ def wire_handlers(actions: StartActions, live: gr.HTML, page: gr.Blocks, element
 
 
 def build_settings_form(first: Recipe, model: gr.Dropdown, pairs: gr.Dropdown, method: gr.Radio) -> Form:
-    """Every value of a recipe, beginning with those of the `first`; three of them have their input outside."""
+    """Inputs for all values of a recipe, the `first` at the start; three of them are outside."""
     made: dict[str, Form] = {}
     with gr.Tabs():
         with gr.Tab("Run", elem_id="page-run"), gr.Row(elem_classes="fields"):
@@ -143,6 +143,6 @@ def build_settings_form(first: Recipe, model: gr.Dropdown, pairs: gr.Dropdown, m
 
 
 def early_stopping_input(**words: Any) -> Component:
-    """Patience as one click; another number may be typed, and nothing means off."""
+    """Patience by one click; another number may be entered, and empty means off."""
     usual = [("Off", ""), ("After 3 evaluations (usual)", "3"), ("After 5 evaluations", "5")]
     return gr.Dropdown(usual, allow_custom_value=True, **words)

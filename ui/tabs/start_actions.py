@@ -1,4 +1,4 @@
-"""What the buttons and inputs of the Start tab do: each action gives the view of the tab that comes of it."""
+"""Actions of the Start tab: each returns the tab's new view."""
 
 from __future__ import annotations
 
@@ -63,33 +63,33 @@ UNCHANGED: Any = gr.skip()
 
 
 class StartView(NamedTuple):
-    """The Start tab after an action, element by element: values, or updates of Gradio's."""
+    """The Start tab after an action, by element: values, or Gradio updates."""
 
     recipe: Any = UNCHANGED
     """Fills the form."""
     models: Any = UNCHANGED
     data_sets: Any = UNCHANGED
     facts: Any = UNCHANGED
-    """What is in the data."""
+    """Facts about the data."""
     plan: Any = UNCHANGED
     goal: Any = UNCHANGED
     stored: Any = UNCHANGED
-    """The recipe as the browser keeps it until the next visit."""
+    """The recipe, stored by the browser until the next visit."""
     settings: Any = UNCHANGED
-    """What the Data tab needs of the recipe."""
+    """The recipe's settings for the Data tab."""
     memory: Any = UNCHANGED
     train: Any = UNCHANGED
-    """The one button."""
+    """The start button."""
     origin: Any = UNCHANGED
-    """Where the recipe comes from."""
+    """Origin of the recipe."""
     undo: Any = UNCHANGED
     before: Any = UNCHANGED
-    """The recipe that undo brings back."""
+    """The recipe that undo restores."""
     tabs: Any = UNCHANGED
 
 
 PREVIEW = ("facts", "plan", "goal", "stored", "settings", "memory", "train")
-"""What follows from a recipe alone."""
+"""Elements that depend on the recipe alone."""
 
 
 class StartActions:
@@ -104,7 +104,7 @@ class StartActions:
         return self.show_recipe(restore_recipe(stored) or self.first)
 
     def preview(self, recipe: Recipe) -> StartView:
-        """Everything but the form, which is as its user left it."""
+        """Everything but the form, which keeps the user's values."""
         check_model_input(self.supervisor.workspace, recipe.model)
         self.supervisor.spawner.preload_for(recipe.model)
         found, known = self.tokenized_counts(recipe), self.stage_speeds(recipe)
@@ -120,11 +120,11 @@ class StartActions:
         )
 
     def show_recipe(self, recipe: Recipe, **more: Any) -> StartView:
-        """A recipe that comes from elsewhere than the form."""
+        """Show a recipe that does not come from the form."""
         return self.preview(recipe)._replace(recipe=recipe, **more)
 
     def choose_model(self, recipe: Recipe, goal: str | None) -> StartView:
-        """Another model brings the settings that suit it."""
+        """Apply the settings of a newly chosen model."""
         return self.show_recipe(self.offers.with_model_settings(recipe, goal or BALANCED))
 
     def choose_goal(self, recipe: Recipe, goal: str) -> StartView:
@@ -135,7 +135,7 @@ class StartActions:
         return self.show_recipe(self.with_goal_of(restore_recipe(stored) or self.first, recipe))
 
     def use_data(self, event: gr.EventData, recipe: Recipe) -> StartView:
-        """Data as it was checked under Data, with its columns and steps."""
+        """Use data that was checked under Data, with its columns and steps."""
         used = parse_values(UsedData, event._data, "Data").apply_to(recipe)
         return self.show_recipe(self.with_goal_of(recipe, used), tabs=gr.update(selected="start"))
 
@@ -143,7 +143,7 @@ class StartActions:
         return self.show_recipe(memory_fit.move_slider(recipe, event.key, event.value))
 
     def suggest(self, event: gr.EventData, recipe: Recipe) -> StartView:
-        """The settings for this data and memory, or a smaller model with its own: said change by change, with a way back."""
+        """Suggest settings for this data and memory, or a smaller model with its own: lists every change, and can be undone."""
         suited = self.suited_recipe(recipe, event.model)
         named = f"Settings of {model_name(suited.model)}" if event.model else "Recommended settings"
         origin = render_origin(named, findings.setting_differences(recipe, suited), "Nothing has been started.")
@@ -151,15 +151,15 @@ class StartActions:
         return self.show_recipe(suited, origin=origin, undo=gr.update(visible=True), before=before)
 
     def undo(self, before: dict[str, Any] | None, stored: dict[str, Any]) -> StartView:
-        """The settings before the last suggestion; those of now where the app was started anew since."""
+        """Restore the settings before the last suggestion, or the present ones if the app was restarted since."""
         return self.show_recipe(restore_recipe(before or stored) or self.first, origin="", undo=HIDDEN)
 
     def use_suggestion(self, event: gr.EventData) -> StartView:
-        """What the doctor, or a failed run, proposes: that run's recipe with the change."""
+        """Use a suggestion of the doctor or of a failed run: that run's recipe with the change."""
         return self.show_run(event.run, *findings.apply_suggestion(self.supervisor.registry, event.run, event.key))
 
     def clone(self, event: gr.EventData) -> StartView:
-        """A run's recipe once more, ready to be changed."""
+        """Use a run's recipe as a start for changes."""
         return self.show_run(event.run, self.supervisor.registry.run_recipe(event.run), ())
 
     def show_run(self, run_id: str, recipe: Recipe, changes: Any) -> StartView:
@@ -172,14 +172,14 @@ class StartActions:
         return StartView(tabs=gr.update(selected="train"), origin="", undo=HIDDEN)
 
     def refresh(self, stored: dict[str, Any]) -> StartView:
-        """A run began or ended, or memory of the card was taken or given back."""
+        """Update after a run has started or ended, or the card's free memory has changed."""
         models = gr.update(choices=self.offers.model_labels(self.supervisor))
         data_sets = gr.update(choices=data_choices(self.supervisor.workspace))
         memory, train = self.memory_update(restore_recipe(stored) or self.first)
         return StartView(models=models, data_sets=data_sets, memory=memory, train=train)
 
     def tokenized_counts(self, recipe: Recipe) -> RowCounts:
-        """The rows of a recipe whose files this page may read."""
+        """Row counts of a recipe, if this page may read its files."""
         path_policy.check_model_access(self.supervisor.workspace, recipe.model)
         for source in data_sources(recipe):
             path_policy.check_source(self.supervisor.workspace, source, SAMPLE_FILES)
@@ -204,7 +204,7 @@ class StartActions:
         return render_plan(plan_lines(recipe, found, takes), reasons)
 
     def goal_update(self, recipe: Recipe, found: RowCounts, known: Mapping[Stage, run_time.StageSpeed]) -> Any:
-        """The goals with the time that each would take."""
+        """The goals with their estimated durations."""
         choices = []
         for title, name in self.offers.goal_choices:
             longer = self.offers.with_goal_length(recipe, name, found.rows)
@@ -214,7 +214,7 @@ class StartActions:
         return gr.update(choices=choices, value=self.offers.matching_goal(recipe, found.rows))
 
     def memory_update(self, recipe: Recipe) -> tuple[str, Any]:
-        """The memory card, and what the button is called then."""
+        """The memory card, and the button's label."""
         found, at = self.tokenized_counts(recipe), memory_fit.slider_values(recipe)
         forecast = memory_fit.build_forecast(self.supervisor, self.offers.catalogue, recipe, found)
         if isinstance(forecast, str):
@@ -225,7 +225,7 @@ class StartActions:
         return render_memory(edited, at, fix), train_button(self.supervisor.registry, forecast.verdict.level)
 
     def suited_recipe(self, recipe: Recipe, model: str) -> Recipe:
-        """With another model's settings, or those for this data and memory; the recipe as it is where there are none."""
+        """The recipe with another model's settings, or those for this data and memory; unchanged if nothing fits."""
         if model:
             return self.offers.with_model_settings(recipe.model_copy(update={"model": model}), BALANCED)
         found = self.tokenized_counts(recipe)
@@ -233,10 +233,10 @@ class StartActions:
         return forecast.suggested if isinstance(forecast, Forecast) and forecast.suggested else recipe
 
     def with_goal_of(self, before: Recipe, recipe: Recipe) -> Recipe:
-        """A run on other data than before: the length of its goal is that for the new rows."""
+        """The recipe with the same goal's length for its new rows."""
         try:
             goal = self.offers.matching_goal(before, self.tokenized_counts(before).rows)
-        except UserError:  # the data before is not there any more
+        except UserError:  # the previous data is gone
             goal = self.offers.matching_goal(before)
         if goal is None:
             return recipe
@@ -244,10 +244,10 @@ class StartActions:
 
 
 def check_model_input(workspace: Workspace, name: str) -> None:
-    """Look at the name as far as that goes without a network.
+    """Check the model's name as far as possible without a network.
 
     Raises:
-        ConfigError: there can be no model of that name, or not for who asks; the key lets the page mark its input.
+        ConfigError: the name is invalid, or the user may not open it; the key lets the page mark its input.
     """
     try:
         path_policy.check_model_access(workspace, name)
@@ -257,14 +257,14 @@ def check_model_input(workspace: Workspace, name: str) -> None:
 
 
 def train_button(registry: RunRegistry, level: str) -> Any:
-    """The one button: what it does now, and "Train anyway" where the plan says that it will not fit."""
+    """The start button: its state, and "Train anyway" if the plan does not fit."""
     busy = registry.active_run is not None
     words, variant = ("Train anyway", "secondary") if level == "too big" else ("Train and compare", "primary")
     return gr.update(interactive=not busy, value="Running…" if busy else words, variant=variant)
 
 
 def data_choices(workspace: Workspace) -> list[tuple[str, str]]:
-    """The sample and every data set made of votes."""
+    """The sample and every data set made from votes."""
     return [
         *SAMPLE_CHOICES,
         *((title, str(place)) for title, place in preference_data.list_vote_data_sets(workspace)),
@@ -272,7 +272,7 @@ def data_choices(workspace: Workspace) -> list[tuple[str, str]]:
 
 
 class UsedData(StrictModel):
-    """What the Data tab hands over."""
+    """Result of the Data tab."""
 
     source: str = Field(min_length=1)
     kind: Kind
@@ -281,10 +281,10 @@ class UsedData(StrictModel):
     template: Template = "own"
     held_out: str | None = None
     length: int | None = None
-    """A length chosen while looking at the rows; None leaves the recipe's."""
+    """A length chosen in the preview; None keeps the recipe's."""
 
     def apply_to(self, recipe: Recipe) -> Recipe:
-        """The recipe on this data, and without its preference stage where there are no rejected answers."""
+        """The recipe on this data, without its preference stage if there are no rejected answers."""
         if self.source == SAMPLE_CHATS:
             data = Data(pairs=None, chat=SAMPLE, steps=self.steps, template=self.template)
         else:
@@ -298,7 +298,7 @@ class UsedData(StrictModel):
 
 
 def preview_settings(recipe: Recipe) -> str:
-    """What the Data tab needs to show rows as this run will see them."""
+    """Settings with which the Data tab shows rows as this run sees them."""
     used = recipe.data
     settings = {
         "model": recipe.model,
@@ -314,7 +314,7 @@ def preview_settings(recipe: Recipe) -> str:
 
 
 def restore_recipe(stored: dict[str, Any]) -> Recipe | None:
-    """The choices of the last visit; None on the first, and where an older version kept what this one does not know."""
+    """The choices of the last visit; None on the first, and if an older version's are not valid any more."""
     try:
         return parse_values(Recipe, stored, "stored choices") if stored else None
     except ConfigError:
@@ -322,7 +322,7 @@ def restore_recipe(stored: dict[str, Any]) -> Recipe | None:
 
 
 def plan_lines(recipe: Recipe, found: RowCounts, takes: Mapping[Stage, str]) -> list[PlanLine]:
-    """Load, each stage, Compare: what each will do, and how long it takes where that is known."""
+    """Load, each stage, Compare: what each does, and its duration if known."""
     layers = recipe.lora.targets.replace("all-linear", "all linear layers")
     lines = [PlanLine("Load", f"{model_name(recipe.model)}, LoRA rank {recipe.lora.rank} on {layers}")]
     lines += [
@@ -336,7 +336,7 @@ def plan_lines(recipe: Recipe, found: RowCounts, takes: Mapping[Stage, str]) -> 
 
 
 def describe_stage(rows: int, settings: Training) -> str:
-    """Steps, rate, warm-up, and what else the method's advice decides."""
+    """Steps, rate, warm-up, and other values that the method advises."""
     steps = count_steps(rows, settings)
     parts = [
         f"{steps} steps of {settings.effective_batch} {ROW_NOUNS[settings.method.rows]}",

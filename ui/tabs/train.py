@@ -1,4 +1,4 @@
-"""The Train tab. All of it is drawn by page.js from the live channel, so it is the same after a reload and in every tab."""
+"""The Train tab. page.js draws all of it from the live channel, so it is the same after a reload and in every tab."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def build_train_tab(supervisor: Supervisor, live: gr.HTML) -> None:
     static_html(render_train_tab(), elem_id="train")
 
     def use_step(event: gr.EventData) -> None:
-        """An earlier step becomes the adapter of its stage."""
+        """Make an earlier step the adapter of its stage."""
         supervisor.control.use_checkpoint(event.run, event.stage, event.step)
 
     bind_handler(live.usestep, use_step, gr.EventData, problem=problem, **QUIET_OPTIONS)
