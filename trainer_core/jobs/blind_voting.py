@@ -26,7 +26,7 @@ from trainer_core.texts import NO_TEXT, Text
 
 
 def lane_pair(run_id: str, names: Sequence[str], one: str, other: str) -> LanePair:
-    """Two of these lanes, in the order of `lanes`, so that the page's order does not split the count.
+    """Two of these lanes, in the order of `names`, so that the page's order does not split the count.
 
     Raises:
         ConfigError: the same lane twice, or no such lane.

@@ -162,7 +162,7 @@ class CompareSession:
 
         Args:
             follow: as the next turn of each lane's conversation.
-                system: a system prompt for the lanes that have none of their own.
+            system: a system prompt for the lanes that have none of their own.
         """
         before = self.current_answers
         turn = (

@@ -59,7 +59,7 @@ class ProgressCallback(StepCallback):
 
     Attributes:
         trainer: source of token counts and the loss scaler; set before training begins.
-            saved: step of the newest checkpoint that this worker saved or resumed from; 0: none.
+        saved: step of the newest checkpoint that this worker saved or resumed from; 0: none.
     """
 
     trainer: Any = None
