@@ -147,7 +147,6 @@ def recover_prefetched(registry: RunRegistry, comparison: CompareSession) -> Bli
 
 
 def can_continue(comparison: CompareSession) -> bool:
-    """Can the next question be shown without loading?"""
     ahead = comparison.state.answers_to(comparison.prefetched_question.ask) if comparison.prefetched_question else None
     return comparison.state.phase.is_active or bool(ahead and ahead.ends and not ahead.cancelled)
 

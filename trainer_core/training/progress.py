@@ -153,6 +153,5 @@ class ProgressCallback(StepCallback):
 
 
 def has_finite_weights(model: nn.Module) -> bool:
-    """Is every trained weight finite?"""
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     return bool(torch.stack([torch.isfinite(weight).all() for weight in trained]).all())
