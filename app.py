@@ -48,7 +48,6 @@ LISTEN_SECONDS = 0.5
 
 
 def build_page(supervisor: Supervisor) -> gr.Blocks:
-    """The whole page."""
     with gr.Blocks(title="Tunebench", fill_width=True, analytics_enabled=False) as page:
         live = live_updates.build_live_channel(supervisor)
         sidebar.static_html(html.BANNER)
@@ -126,7 +125,6 @@ def serve_app(workspace: Workspace, args: argparse.Namespace) -> int:
 
 
 def wait_for_signal(ended: threading.Event) -> None:
-    """Wait for a signal."""
     while not ended.wait(LISTEN_SECONDS):
         pass
 

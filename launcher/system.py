@@ -67,7 +67,7 @@ def install_command(system: System, missing: Iterable[str], version: str, stock:
 
     Args:
         version: of the Python that needs them, "3.12".
-            stock: is it the system's own python3, whose packages Fedora calls python3-devel?
+        stock: is it the system's own python3, whose packages Fedora calls python3-devel?
     """
     wanted, number = set(missing), version if not stock else "3"
     if system.family in ("ubuntu", "debian"):

@@ -26,7 +26,7 @@ from trainer_core.texts import NO_TEXT, Text
 
 
 def lane_pair(run_id: str, names: Sequence[str], one: str, other: str) -> LanePair:
-    """Two of these lanes, in the order of `lanes`, so that the page's order does not split the count.
+    """Two of these lanes, in the order of `names`, so that the page's order does not split the count.
 
     Raises:
         ConfigError: the same lane twice, or no such lane.
@@ -147,7 +147,6 @@ def recover_prefetched(registry: RunRegistry, comparison: CompareSession) -> Bli
 
 
 def can_continue(comparison: CompareSession) -> bool:
-    """Can the next question be shown without loading?"""
     ahead = comparison.state.answers_to(comparison.prefetched_question.ask) if comparison.prefetched_question else None
     return comparison.state.phase.is_active or bool(ahead and ahead.ends and not ahead.cancelled)
 

@@ -31,8 +31,6 @@ WORKER_GONE = Text("compare_worker.gone")
 
 @dataclass(frozen=True)
 class Turn:
-    """A prompt and each lane's answer."""
-
     prompt: str
     answers: Mapping[str, str]
 
@@ -162,7 +160,7 @@ class CompareSession:
 
         Args:
             follow: as the next turn of each lane's conversation.
-                system: a system prompt for the lanes that have none of their own.
+            system: a system prompt for the lanes that have none of their own.
         """
         before = self.current_answers
         turn = (
@@ -197,7 +195,6 @@ class CompareSession:
         self.send(GenerateRequest(id=question.ask, messages=question.messages, lanes=lanes, sampling=question.sampling))
 
     def open_prefetched(self) -> BlindQuestion:
-        """Show the question answered ahead."""
         assert self.prefetched_question
         self.open_question, self.prefetched_question = self.prefetched_question, None
         return self.open_question

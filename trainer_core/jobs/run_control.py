@@ -73,7 +73,7 @@ class RunControl:
 
         Raises:
             BusyError: a run is active, or this one is finished.
-                DeviceError: it trained on a card, and there is none now.
+            DeviceError: it trained on a card, and there is none now.
         """
         with self.spawner.start_lock():
             self.registry.refresh()

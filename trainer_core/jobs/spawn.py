@@ -61,7 +61,7 @@ class WorkerSpawner:
 
     Args:
         command: starts a worker; the run folder is appended.
-            ahead: preload workers, see `preload_for`.
+        ahead: preload workers, see `preload_for`.
     """
 
     def __init__(self, registry: RunRegistry, device: DeviceMonitor, command: Sequence[str], ahead: bool):

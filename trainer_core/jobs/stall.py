@@ -19,8 +19,8 @@ STEPS_KNOWN = 3
 LATE_FACTOR, MIN_LATE_SECONDS = 20, 60.0
 """A step is late after 20 times the median, and after at least a minute on the processor."""
 CARD_SECONDS = 180.0
-"""The minimum on a card: a step, evaluation or answer of a new shape compiles first, 20 to 90 s for 8B (known, not
-measured), and the process is silent meanwhile."""
+"""The minimum on a card: a step, evaluation or answer of a new shape compiles first (about 20 to 90 s for 8B; not measured
+here), and the process is silent meanwhile."""
 LONG_STEP_FACTOR = 3
 """A run that ignores a stop request may be silent for this multiple of its longest silence so far."""
 

@@ -27,12 +27,12 @@ class Supervisor:
 
     Args:
         workspace: folder of runs, models and locks.
-            command: starts a worker; the run folder is appended.
+        command: starts a worker; the run folder is appended.
         device: "auto" takes the GPU if there is one, "cpu" never does.
         read_machine: reads the hardware once a second, from this thread only.
-            ahead: preload workers, see `WorkerSpawner.preload_for`.
-            session: context held open between readings.
-            patience: allowed silence after a stop request, see `Shutdown`.
+        ahead: preload workers, see `WorkerSpawner.preload_for`.
+        session: context held open between readings.
+        patience: allowed silence after a stop request, see `Shutdown`.
     """
 
     def __init__(

@@ -45,7 +45,6 @@ class EvalBudget:
         return max(FORWARD_COST * step_seconds / self.step_rows, 1e-6)
 
     def rows_per_check(self, there: int, step_seconds: float) -> int:
-        """Rows per evaluation."""
         passes = self.checks + self.passes - 1
         affordable = int(self.allowed_seconds(step_seconds) / (self.row_seconds(step_seconds) * passes))
         return min(max(affordable, MIN_EVAL_ROWS), MAX_EVAL_ROWS, there)

@@ -1,7 +1,7 @@
 """Finds settings that fit: recommendations.py knows what the data needs, memory_model.py what it costs.
 
-If memory is short, the cheapest loss comes first; spare memory goes into speed. The effective batch never changes: memory only
-decides how it is split.
+If memory is short, the setting that costs least is reduced first; spare memory goes into speed. The effective batch never
+changes: memory only decides how it is split.
 """
 
 from __future__ import annotations

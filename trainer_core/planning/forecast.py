@@ -99,7 +99,6 @@ class Forecast:
 
     @property
     def peak_stage(self) -> str:
-        """The stage with the highest peak."""
         return max(self.stages, key=lambda stage: self.stages[stage].upper)
 
     @property
@@ -285,7 +284,6 @@ def recipe_with_suggestions(recipe: Recipe, other: Recipe) -> Recipe:
 def resource_shortages(
     place: TargetMachine, host: tuple[MemoryPart, ...], disk: tuple[MemoryPart, ...]
 ) -> Iterator[str]:
-    """Shortages of main memory and disk."""
     for name, parts, free in (("main memory", host, place.host_free), ("disk", disk, place.disk_free)):
         if (upper := certain_bytes(parts)) > free:
             yield f"Too little {name}: up to {format_gb(upper)} are needed, {format_gb(free)} are free."

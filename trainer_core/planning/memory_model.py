@@ -327,7 +327,6 @@ def adapter_sizes(shape: Architecture, lora: Lora) -> tuple[int, ...]:
 
 
 def adapter_parameters(shape: Architecture, lora: Lora) -> int:
-    """Trained numbers of one adapter."""
     return shape.layers * sum(adapter_sizes(shape, lora))
 
 

@@ -57,9 +57,9 @@ def next_fallback(
 
     Args:
         taken: fallbacks already taken in this run.
-            on_card: the run trains on a GPU; the processor keeps no layers and has only one memory.
-            loading: memory ran out before the first batch, so a smaller batch does not help.
-            shape: the model's; Unsloth leaves a table tied to the output head on the card. None: unknown, so offloading is tried.
+        on_card: the run trains on a GPU; the processor keeps no layers and has only one memory.
+        loading: memory ran out before the first batch, so a smaller batch does not help.
+        shape: the model's; Unsloth leaves a table tied to the output head on the card. None: unknown, so offloading is tried.
     """
     return None if taken >= MAX_AUTOMATIC_FALLBACKS else remaining_fallback(recipe, stage, on_card, loading, shape)
 

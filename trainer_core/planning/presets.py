@@ -142,8 +142,6 @@ class Catalogue(StrictModel):
 
 @dataclass(frozen=True)
 class PresetChoice:
-    """A preset and why it was chosen."""
-
     preset: Preset
     reason: Text
 

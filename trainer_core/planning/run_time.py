@@ -127,12 +127,10 @@ def median_step_value(view: RunState, stage: Stage, name: str) -> float:
 
 
 def has_same_token_cost(one: Recipe, other: Recipe) -> bool:
-    """Does a token cost about the same?"""
     return (one.model, one.precision, one.lora.targets) == (other.model, other.precision, other.lora.targets)
 
 
 def has_same_step_cost(one: Recipe, other: Recipe, stage: Stage) -> bool:
-    """Does a step cost about the same?"""
     first, second = one.stage_settings(stage), other.stage_settings(stage)
     return (one.lora, one.data) == (other.lora, other.data) and all(
         getattr(first, name) == getattr(second, name) for name in ("batch_size", "accumulation", "max_length")

@@ -156,8 +156,6 @@ class AnswerStats:
 
 @dataclass(frozen=True)
 class AnswersFinished:
-    """All lanes of a prompt have finished or were cancelled."""
-
     ask: str
     ends: dict[str, AnswerStats]
     cancelled: bool = False

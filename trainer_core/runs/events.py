@@ -79,8 +79,6 @@ class DeviceAcquired:
 
 @dataclass(frozen=True)
 class DataPrepared:
-    """The data after preparation."""
-
     chats: int
     pairs: int
     held_out: int
@@ -110,8 +108,6 @@ class Notice:
 
 @dataclass(frozen=True)
 class StepsPlanned:
-    """Planned optimiser steps of each stage."""
-
     steps: dict[str, int]
 
 

@@ -141,7 +141,6 @@ class RunState:
         return min(measured, key=lambda one: one.loss) if len(measured) > 1 else None
 
     def steps_done(self, stage: Stage) -> int:
-        """Optimiser steps done in a stage."""
         return max((point.step for point in self.points if point.stage == stage), default=0)
 
     @property

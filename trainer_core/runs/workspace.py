@@ -38,7 +38,6 @@ class Workspace:
 
     @staticmethod
     def for_run(run_dir: Path) -> Workspace:
-        """The workspace of a run folder."""
         return Workspace(run_dir.resolve().parent.parent)
 
 

@@ -127,7 +127,7 @@ class VerifyResume(TrainerCallback):
 
     Args:
         checkpoint: the checkpoint to resume from.
-            reference: the adapter that DPO measures against, or None.
+        reference: the adapter that DPO measures against, or None.
     """
 
     def __init__(self, checkpoint: Path, reference: Path | None):

@@ -113,9 +113,9 @@ class HeldOutEval(StepCallback):
 
     Attributes:
         known: all evaluations of the stage.
-            stopped: has early stopping ended the stage?
-            used: rows per evaluation; 0 before the first one.
-            saves: step → seconds of a checkpoint made only because of a new best.
+        stopped: has early stopping ended the stage?
+        used: rows per evaluation; 0 before the first one.
+        saves: step → seconds of a checkpoint made only because of a new best.
     """
 
     def __init__(

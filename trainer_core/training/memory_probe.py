@@ -49,7 +49,7 @@ class MemoryProbe(TrainerCallback):
 
     Args:
         has_rung: is there a smaller setting to fall back to? Without one the run is tried anyway.
-            learned: receives the measurement, for later plans.
+        learned: receives the measurement, for later plans.
     """
 
     def __init__(

@@ -59,7 +59,7 @@ class ProgressCallback(StepCallback):
 
     Attributes:
         trainer: source of token counts and the loss scaler; set before training begins.
-            saved: step of the newest checkpoint that this worker saved or resumed from; 0: none.
+        saved: step of the newest checkpoint that this worker saved or resumed from; 0: none.
     """
 
     trainer: Any = None
@@ -153,6 +153,5 @@ class ProgressCallback(StepCallback):
 
 
 def has_finite_weights(model: nn.Module) -> bool:
-    """Is every trained weight finite?"""
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     return bool(torch.stack([torch.isfinite(weight).all() for weight in trained]).all())

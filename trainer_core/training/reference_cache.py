@@ -64,7 +64,7 @@ class ReferenceCache(TrainerCallback):
 
     Args:
         file: the cache between runs; empty if missing or damaged.
-            tolerance: largest error of a cached value in nats; beyond it, the whole cache is dropped.
+        tolerance: largest error of a cached value in nats; beyond it, the whole cache is dropped.
     """
 
     def __init__(self, file: Path, tolerance: float):

@@ -34,7 +34,7 @@ class SampleCallback(StepCallback):
 
     Args:
         known: earlier answers of this run; the base answers only if this is empty.
-            length: most tokens of an answer.
+        length: most tokens of an answer.
     """
 
     def __init__(

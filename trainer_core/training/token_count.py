@@ -23,7 +23,7 @@ class CountsTokens(Trainer):
 
     Attributes:
         tokens_seen: since this process started; a tensor on a card, so that no step waits for it.
-            tokens_learned: those that the loss is computed on.
+        tokens_learned: those that the loss is computed on.
     """
 
     tokens_seen: int | Tensor = 0

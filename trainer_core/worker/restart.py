@@ -40,11 +40,11 @@ def run_with_restarts(
 
     Args:
         work: the whole life of a worker; returns its exit code.
-            step_down: records lower settings for the next worker; False: nothing is left to try.
-            kills: number of processes that the OOM killer has ended so far.
-            first: pid of a child that is already running, used as the first worker.
-            last_word: reports the last worker's exit code, if the worker could not.
-            run: runs the work in a process of its own and returns its exit code; by default a fork.
+        step_down: records lower settings for the next worker; False: nothing is left to try.
+        kills: number of processes that the OOM killer has ended so far.
+        first: pid of a child that is already running, used as the first worker.
+        last_word: reports the last worker's exit code, if the worker could not.
+        run: runs the work in a process of its own and returns its exit code; by default a fork.
     """
     kills, child, run = kills or count_oom_kills, first, run or run_in_fork
     while True:

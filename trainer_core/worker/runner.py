@@ -55,7 +55,6 @@ def main(run_dir: Path, find_work: Callable[[Job], RunJob] = load_entry_point) -
 
 
 def run_job(run_dir: Path, find_work: Callable[[Job], RunJob]) -> int:
-    """Run the job and write its final event."""
     emit = EventLog(run_dir / "events.jsonl")
     try:
         with heartbeat.heartbeat_thread(run_dir) as wants:

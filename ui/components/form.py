@@ -34,10 +34,10 @@ class Form:
 
     Args:
         model: its fields become inputs, with the field's own label, tooltip and bounds.
-            value: initial values of the inputs; by default the model's defaults.
-            skip: fields without an input, which keep the model's default.
-            given: for a field, an existing input or form, or a factory for its input. A field that is itself a
-                model gets a form by default.
+        value: initial values of the inputs; by default the model's defaults.
+        skip: fields without an input, which keep the model's default.
+        given: for a field, an existing input or form, or a factory for its input. A field that is itself a
+            model gets a form by default.
     """
 
     def __init__(
@@ -195,9 +195,9 @@ def bind_handler(
     Args:
         triggers: one event, such as `button.click`, or several.
         sources: arguments of the handler, in order; `gr.EventData` stands for the event.
-            outputs: targets of the handler's result (a tuple if there are several). With names, the result is an object, and
-                its attributes of these names go there.
-            problem: shows a UserError, and is cleared by the next success. Without it the error is a toast.
+        outputs: targets of the handler's result (a tuple if there are several). With names, the result is an object, and
+            its attributes of these names go there.
+        problem: shows a UserError, and is cleared by the next success. Without it the error is a toast.
     """
     asks = [source for source in sources if isinstance(source, Form | Component)]
     targets = [*flatten_inputs(output_elements(outputs)), *([problem] if problem else [])]

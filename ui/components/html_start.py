@@ -24,7 +24,6 @@ class PlanLine:
 
 
 def render_plan(lines: Sequence[PlanLine], notes: Sequence[str] = ()) -> str:
-    """The planned steps."""
     rows = "".join(
         f'<li class="{escape(line.stage.lower())}"><b>{escape(line.stage)}</b><span>{escape(line.what)}</span>'
         f'<span class="quiet">{escape(line.takes)}</span></li>'

@@ -32,7 +32,6 @@ class CompareChoice(StrictModel):
 
 
 def compare_parts(registry: RunRegistry, chosen: CompareChoice | None = None) -> dict[str, Any]:
-    """Every part of the Compare tab."""
     return {
         "compare": comparison_payload(registry),
         "question": question_payload(registry),
@@ -140,7 +139,6 @@ def describe_effect(proof: AdapterCheck | None) -> str:
 
 
 def describe_hash(proof: AdapterCheck | None) -> str:
-    """The adapter's hash, and how much it changes the logits."""
     if proof is None or not proof.sha256:
         return ""
     return f"adapter {proof.sha256[:8]}, moves logits by up to {proof.difference:.2g}"
@@ -211,7 +209,6 @@ def chosen_pair(registry: RunRegistry, chosen: CompareChoice) -> LanePair | None
 
 
 def loaded_identities(registry: RunRegistry, run: str) -> dict[str, str]:
-    """The lanes' identities, if loaded."""
     current = registry.comparison
     return current.lane_identities if current and current.run == run else {}
 

@@ -32,7 +32,6 @@ def free_gib(supervisor: Supervisor) -> float | None:
 
 
 def steps_per_epoch(rows: int, settings: Training) -> int:
-    """Steps per epoch."""
     return count_steps(rows, settings.model_copy(update={"epochs": 1.0, "max_steps": None}))
 
 

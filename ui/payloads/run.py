@@ -132,7 +132,6 @@ def run_payload(registry: RunRegistry, view: RunState | None) -> dict[str, Any] 
 
 
 def has_resume_point(run_dir: Path, view: RunState) -> bool:
-    """Does the run have anything to resume from?"""
     return bool(view.adapters) or any(checkpoints.adapters_by_step(run_dir, stage) for stage in METHODS)
 
 
@@ -243,7 +242,6 @@ def facts_payload(registry: RunRegistry, view: RunState | None) -> dict[str, Any
 
 
 def describe_probe(found: MemoryProbed) -> str:
-    """The result of the memory probe."""
     how = "with half a batch" if found.cut else "on the longest rows"
     return (
         f"{STAGE_LABELS[found.stage]}: memory check before the first step, {how}: "
@@ -323,7 +321,6 @@ def is_comparable(view: RunState) -> bool:
 
 
 def last_steps(view: RunState) -> Mapping[str, TrainStep]:
-    """The last step of each stage."""
     return {point.stage: point for point in view.points}
 
 

@@ -145,7 +145,6 @@ def dependents_by_run(folders: dict[str, Path]) -> dict[str, str]:
 
 
 def trash_payload(workspace: Workspace) -> dict[str, Any]:
-    """The runs in the trash."""
     trashed = run_folder.list_runs(trash_folder(workspace))
     return {
         "runs": [{"id": untrusted_files.printable_id(folder), "name": display_name(folder)} for folder in trashed],
@@ -177,7 +176,6 @@ def overlay_payload(registry: RunRegistry, chosen: Sequence[str], curves: Callab
 
 
 def curve_titles() -> dict[str, str]:
-    """Titles of curves drawn alone."""
     return {
         f"{stage}.{chart.keys[0]}": chart.title
         for stage, method in METHODS.items()

@@ -79,7 +79,6 @@ def read_votes(path: Path, size: int, changed: int) -> tuple[Vote, ...]:
 
 
 def describe_undecided(found: VoteTally) -> str:
-    """The votes without a decision."""
     counts = ((found.ties, "tie", "ties"), (found.bad, "both bad", "both bad"), (found.skipped, "skipped", "skipped"))
     parts = [f"{count} {one if count == 1 else more}" for count, one, more in counts if count]
     return " · ".join([*parts, *([f"{found.again} given again after an undo"] if found.again else [])])

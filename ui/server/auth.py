@@ -64,7 +64,7 @@ class AccessKeys:
 
         Args:
             address: of the link that is shown.
-                own: the address with our unique host name; empty if another program may answer there.
+            own: the address with our unique host name; empty if another program may answer there.
         """
         self.address, self.link, self.opener = address, folder / "app.address", folder / addresses.OPENER
         self.own, self.password, self.names, self.folder = own, password, tuple(names), folder

@@ -57,8 +57,6 @@ class ColumnMapping(StrictModel):
 
 
 class HubPart(StrictModel):
-    """One part of a Hub data set."""
-
     source: str
     config: str
     split: str

@@ -93,8 +93,6 @@ PREVIEW = ("facts", "plan", "goal", "stored", "settings", "memory", "train")
 
 
 class StartActions:
-    """The actions of one page."""
-
     def __init__(self, supervisor: Supervisor):
         self.supervisor = supervisor
         self.offers = ModelChoices(partial(free_gib, supervisor))
