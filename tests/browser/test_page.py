@@ -273,7 +273,7 @@ def test_form_full_of_nonsense(app: App, visit: Visit) -> None:
     page.fill("#dpo-accumulation input, #dpo-accumulation textarea", "2.5")
     page.click("#go")
     lines = page.locator("#start-problem [role=alert] li")
-    for name in ("LoRA rank", "SFT learning rate", "SFT epochs", "DPO beta", "DPO accumulation"):
+    for name in ("LoRA rank", "SFT learning rate", "SFT epochs", "DPO beta", "DPO gradient accumulation"):
         expect(lines.filter(has_text=f"{name}: ")).to_have_count(1)
     expect(lines).to_have_count(5)
     expect(page.locator("#settings-form [aria-invalid]")).to_have_count(5)

@@ -57,7 +57,7 @@ def test_without_memory_it_goes_on_with_less_and_ends_with_three_ways_out_a_clic
     expect(verdict).to_contain_text("Out of memory in SFT at batch 1 and length 256 after 3 smaller settings")
     expect(page.locator("#notes")).to_contain_text("sft.batch_size: 4 → 2. out of memory at batch 4")
     ways = [
-        ("Truncate rows at 128 tokens instead of 256", "SFT length in tokens: 128 (changed from 256)"),
+        ("Truncate rows at 128 tokens instead of 256", "SFT max length (tokens): 128 (changed from 256)"),
         ("Load the base model in 4 bit", "Base precision: nf4 (changed from auto)"),
         ("Rank 8 instead of 16", "LoRA rank: 8 (changed from 16)"),
     ]

@@ -39,7 +39,7 @@ def app(serve: Callable[..., App], browser) -> App:  # type: ignore[no-untyped-d
     for _ in range(3):
         vote(page, "ArrowLeft")
     leave(page)
-    expect(page.locator("#tally-head")).to_have_text("Votes for voted: Base and DPO")
+    expect(page.locator("#tally-head")).to_have_text("Votes for voted: Base vs DPO")
     open_compare(page, "fresh")
     page.close()
     return opened
@@ -74,20 +74,20 @@ def test_a_run_that_was_never_voted_on_has_no_votes(app: App, visit: Visit) -> N
     page, other = visit(app), visit(app)
     for one in (page, other):
         tab(one, "Compare")
-        counts(one, "fresh", "Base and DPO", NONE)
+        counts(one, "fresh", "Base vs DPO", NONE)
         expect(one.locator("#run input")).to_have_value(re.compile("^fresh "))
     open_compare(page, "voted")
     for one in (page, other):
-        counts(one, "voted", "Base and DPO", VOTED)
+        counts(one, "voted", "Base vs DPO", VOTED)
         expect(one.locator("#run input")).to_have_value(re.compile("^voted "))
     page.click("#export-pairs")
     expect(page.locator("#pairs-status")).to_contain_text("3 pairs saved")
     open_compare(page, "fresh")
     for one in (page, other):
-        counts(one, "fresh", "Base and DPO", NONE)
+        counts(one, "fresh", "Base vs DPO", NONE)
     expect(page.locator("#pairs-status")).to_be_empty()
     page.reload()
-    counts(page, "fresh", "Base and DPO", NONE)
+    counts(page, "fresh", "Base vs DPO", NONE)
     expect(page.locator("#run input")).to_have_value(re.compile("^fresh "))
 
 
@@ -97,11 +97,11 @@ def test_the_two_chosen_lanes_have_a_count_of_their_own(app: App, visit: Visit) 
     open_compare(page, "voted")
     page.click("#side1 input")
     page.locator("#side1").get_by_role("option", name="SFT", exact=True).click()
-    expect(page.locator("#tally-head")).to_have_text("Votes for voted: SFT and DPO")
+    expect(page.locator("#tally-head")).to_have_text("Votes for voted: SFT vs DPO")
     expect(page.locator("#tally-empty")).to_have_text("No votes on these two models yet. Press B.")
     page.click("#side1 input")
     page.locator("#side1").get_by_role("option", name="Base", exact=True).click()
-    counts(page, "voted", "Base and DPO", VOTED)
+    counts(page, "voted", "Base vs DPO", VOTED)
 
 
 def test_choosing_another_run_shows_no_votes_under_another_name(app: App, visit: Visit) -> None:
@@ -110,9 +110,9 @@ def test_choosing_another_run_shows_no_votes_under_another_name(app: App, visit:
     tab(page, "Compare")
     open_compare(page, "fresh")
     choose_run(page, "voted")
-    counts(page, "fresh", "Base and DPO", NONE)
+    counts(page, "fresh", "Base vs DPO", NONE)
     generate(page)
-    counts(page, "voted", "Base and DPO", VOTED)
+    counts(page, "voted", "Base vs DPO", VOTED)
 
 
 def test_a_run_that_is_renamed_is_called_so(app: App, visit: Visit) -> None:
@@ -121,9 +121,9 @@ def test_a_run_that_is_renamed_is_called_so(app: App, visit: Visit) -> None:
     open_compare(page, "voted")
     run = page.evaluate("window.tunebench.getPart('compare').run")
     page.evaluate("run => window.tunebench.sendEvent('editrun', { run, about: { name: 'renamed' } })", run)
-    counts(page, "renamed", "Base and DPO", VOTED)
+    counts(page, "renamed", "Base vs DPO", VOTED)
     page.evaluate("run => window.tunebench.sendEvent('editrun', { run, about: { name: 'voted' } })", run)
-    counts(page, "voted", "Base and DPO", VOTED)
+    counts(page, "voted", "Base vs DPO", VOTED)
 
 
 def test_keys_work_after_a_click_on_a_tab(app: App, visit: Visit) -> None:
