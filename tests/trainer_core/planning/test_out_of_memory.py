@@ -41,9 +41,13 @@ def test_the_effective_batch_stays_also_where_it_cannot_be_halved(
     assert (now.batch_size, now.accumulation) == after and now.effective_batch == batch * accumulation
 
 
-def climbed(asked: Recipe, on_card: bool, loading: bool = False, shape: Architecture | None = None) -> list[str]:
-    """What is gone on with, rung after rung."""
-    told: list[str] = []
+def batch(size: int, accumulation: int) -> Text:
+    return Text("out_of_memory.batch", batch=size, accumulation=accumulation)
+
+
+def climbed(asked: Recipe, on_card: bool, loading: bool = False, shape: Architecture | None = None) -> list[Text]:
+    """The fallbacks, one after the other."""
+    told: list[Text] = []
     while rung := out_of_memory.next_fallback(asked, "sft", len(told), on_card, loading, shape):
         asked = effective_recipe.effective_recipe(asked, rung.settings)
         told.append(rung.summary)
@@ -52,12 +56,16 @@ def climbed(asked: Recipe, on_card: bool, loading: bool = False, shape: Architec
 
 def test_rungs_in_their_order_and_at_most_three() -> None:
     large, small = Recipe(sft=Sft(batch_size=16, accumulation=1)), Recipe(sft=Sft(batch_size=2, accumulation=8))
-    assert climbed(large, on_card=True) == ["batch 8 × 2", "batch 4 × 4", "batch 2 × 8"]
-    assert climbed(small, on_card=True) == ["batch 1 × 16", "no kept layers", "the embedding in main memory"]
-    assert climbed(small, on_card=False) == ["batch 1 × 16"]
-    assert climbed(small, on_card=True, loading=True) == ["the embedding in main memory"]
+    assert climbed(large, on_card=True) == [batch(8, 2), batch(4, 4), batch(2, 8)]
+    assert climbed(small, on_card=True) == [
+        batch(1, 16),
+        Text("out_of_memory.no_kept_layers"),
+        Text("out_of_memory.offloaded"),
+    ]
+    assert climbed(small, on_card=False) == [batch(1, 16)]
+    assert climbed(small, on_card=True, loading=True) == [Text("out_of_memory.offloaded")]
     off = changes.with_changes(small, {"memory.skip_layers": "off", "memory.offload_embedding": "on"})
-    assert climbed(off, on_card=True) == ["batch 1 × 16"]
+    assert climbed(off, on_card=True) == [batch(1, 16)]
 
 
 def test_a_table_that_is_the_output_head_too_is_not_moved() -> None:
@@ -66,9 +74,9 @@ def test_a_table_that_is_the_output_head_too_is_not_moved() -> None:
         catalogue.find_architecture(name) for name in ("unsloth/Qwen3-4B-bnb-4bit", "unsloth/Qwen3-8B-bnb-4bit")
     )
     assert tied and apart and tied.tied and not apart.tied
-    assert climbed(small, on_card=True, shape=tied) == ["batch 1 × 16", "no kept layers"]
+    assert climbed(small, on_card=True, shape=tied) == [batch(1, 16), Text("out_of_memory.no_kept_layers")]
     assert climbed(small, on_card=True, loading=True, shape=tied) == []
-    assert climbed(small, on_card=True, loading=True, shape=apart) == ["the embedding in main memory"]
+    assert climbed(small, on_card=True, loading=True, shape=apart) == [Text("out_of_memory.offloaded")]
 
 
 ROWS = RowLengths("dpo", longest=1000, most=448, beyond=0.0213)
@@ -77,7 +85,7 @@ ROWS = RowLengths("dpo", longest=1000, most=448, beyond=0.0213)
 def test_three_offers_the_mildest_first_each_a_click() -> None:
     asked = Recipe(model="unsloth/Qwen3-8B-bnb-4bit", precision="nf4")
     length, rank, smaller = out_of_memory.suggest_fixes(asked, "dpo", ROWS, "nf4")
-    assert length.text == "Truncate rows at 448 tokens: 95 % of the rows fit, and 2.1% of all tokens are lost."
+    assert length.text == Text("suggestion.cut_longest", tokens=448, lost=0.0213)
     assert length.changes == {"dpo.max_length": 448}
     assert rank.changes == {"lora.rank": 8, "lora.alpha": 8}
     assert smaller.changes == {"model": "unsloth/Qwen3-4B-bnb-4bit"}
@@ -105,7 +113,7 @@ def test_an_unknown_model_is_replaced_by_the_starter() -> None:
 def test_the_smallest_model_is_not_replaced_by_itself(precision: str) -> None:
     asked = Recipe()
     offers = out_of_memory.suggest_fixes(asked, "sft", None, precision)
-    assert len({offer.text for offer in offers}) == 3
+    assert len({str(offer.text) for offer in offers}) == 3
     assert all(changes.with_changes(asked, offer.changes) != asked for offer in offers)
 
 
@@ -162,7 +170,7 @@ def test_what_is_left_at_batch_1_is_offered_by_its_setting() -> None:
     asked = Recipe(model="unsloth/Qwen3-8B-bnb-4bit", sft=Sft(batch_size=1, accumulation=16))
     left = out_of_memory.remaining_fallback(asked, "sft", on_card=True, loading=False, shape=None)
     first = out_of_memory.suggest_fixes(asked, "sft", None, "nf4", left)[0]
-    assert first.text == "Go on with no kept layers: the result stays the same."
+    assert first.text == Text("suggestion.use_fallback", settings=Text("out_of_memory.no_kept_layers"))
     assert first.changes == {"memory.skip_layers": "off"} and changes.with_changes(asked, first.changes) != asked
 
 
