@@ -96,7 +96,7 @@ def test_chosen_runs_over_each_other(runs: Page) -> None:
     row(runs, "first").locator(".choose").check()
     expect(runs.locator("#overlay .caption")).to_have_text("first.")
     row(runs, "second").locator(".choose").check()
-    expect(runs.locator("#overlay .caption")).to_have_text("first and second.")
+    expect(runs.locator("#overlay .caption")).to_have_text("second and first.")
     expect(runs.locator("#overlay-differ tbody tr")).to_have_count(1)
     expect(runs.locator("#overlay-differ tbody tr")).to_have_text("DPO beta0.30.1")
     expect(runs.locator("#overlay-names span")).to_have_text(["second", "first"])
