@@ -244,4 +244,4 @@ def test_the_network_gets_in_by_the_password_alone(tmp_path: Path) -> None:
 def test_a_short_password_is_refused(tmp_path: Path) -> None:
     process = start(tmp_path, "--lan", TUNEBENCH_PASSWORD="1234567")
     _, said = process.communicate(timeout=SECONDS)
-    assert process.returncode == 1 and said == "TUNEBENCH_PASSWORD has 7 letters; it needs at least 8.\n"
+    assert process.returncode == 1 and said == "TUNEBENCH_PASSWORD has 7 characters; it needs at least 8.\n"

@@ -89,7 +89,7 @@ def test_the_strength_holds_from_the_next_answer_on(app: App, visit: Visit) -> N
         strength.press("ArrowLeft")
     expect(pane(page, "DPO").locator(".adapter")).to_contain_text("at 50%")
     page.click("#blind-vote")
-    expect(page.locator("#compare-problem")).to_contain_text("DPO is at 50%. Set it back to 100%")
+    expect(page.locator("#compare-problem")).to_contain_text("DPO is at strength 50%. Set it back to 100%")
     strength.focus()
     for _ in range(10):
         strength.press("ArrowRight")
@@ -106,7 +106,7 @@ def test_differences_and_heat(app: App, visit: Visit) -> None:
     assert pane(page, "SFT").locator(".answer").evaluate("node => node.textContent") == text
     assert not any("kettle" in one for one in pane(page, "SFT").locator("mark.differs").all_inner_texts())
     page.click("#heatmap-first")
-    expect(page.locator("#heatmap-legend")).to_contain_text("Green: SFT finds the token likelier; amber: DPO does.")
+    expect(page.locator("#heatmap-legend")).to_contain_text("Green: more likely under SFT. Amber: more likely under DPO.")
     expect(pane(page, "SFT").locator("mark").first).to_have_attribute("title", "SFT -1.00, DPO 1.00 nats")
     generate(page)
     expect(page.locator("#heatmap-legend")).to_be_empty()
