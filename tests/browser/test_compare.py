@@ -106,7 +106,9 @@ def test_differences_and_heat(app: App, visit: Visit) -> None:
     assert pane(page, "SFT").locator(".answer").evaluate("node => node.textContent") == text
     assert not any("kettle" in one for one in pane(page, "SFT").locator("mark.differs").all_inner_texts())
     page.click("#heatmap-first")
-    expect(page.locator("#heatmap-legend")).to_contain_text("Green: more likely under SFT. Amber: more likely under DPO.")
+    expect(page.locator("#heatmap-legend")).to_contain_text(
+        "Green: more likely under SFT. Amber: more likely under DPO."
+    )
     expect(pane(page, "SFT").locator("mark").first).to_have_attribute("title", "SFT -1.00, DPO 1.00 nats")
     generate(page)
     expect(page.locator("#heatmap-legend")).to_be_empty()

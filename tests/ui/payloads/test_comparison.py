@@ -58,9 +58,9 @@ def given(first: int, second: int, ties: int = 0) -> list[votes.Vote]:
         (0, 0, "5 more decided votes until", "Not decided yet. Next check at 10"),
         (3, 1, "1 more decided vote until", "Not decided yet. Next check at 10"),
         (0, 6, "100% DPO (95 % interval 61–100) · p = 0.031, exact sign test", "Not decided yet. Next check at 10"),
-        (5, 15, "75% DPO (95 % interval 53–89) · p = 0.041", "Leaning DPO, not settled. Next check at 30"),
-        (4, 16, "80% DPO (95 % interval 58–92) · p = 0.012", "Clear: DPO is better, by the check at 20 votes. Next check at 30"),
-        (16, 4, "20% DPO", "Clear: Base is better, by the check at 20 votes."),
+        (5, 15, "75% DPO (95 % interval 53–89) · p = 0.041", "Leaning towards DPO, not settled. Next check at 30"),
+        (4, 16, "80% DPO (95 % interval 58–92) · p = 0.012", "DPO is clearly better (check at 20 votes). Next check at 30"),
+        (16, 4, "20% DPO", "Base is clearly better (check at 20 votes)."),
         (21, 19, "48% DPO", "No difference seen in 40 votes."),
     ],
 )  # fmt: skip
@@ -73,7 +73,7 @@ def test_seventeen_votes_keep_the_verdict_of_ten() -> None:
     ten = [vote(at, "left" if at else "right", left="DPO") for at in range(10)]
     told = describe_verdict(tally.tally_votes(ten, CONTEST))
     more = [*ten, *(vote(10 + at, "right", left="DPO") for at in range(7))]
-    assert told.startswith("Clear: DPO") and describe_verdict(tally.tally_votes(more, CONTEST)) == told
+    assert told.startswith("DPO is clearly better") and describe_verdict(tally.tally_votes(more, CONTEST)) == told
 
 
 def test_ties_alone_decide_nothing() -> None:
