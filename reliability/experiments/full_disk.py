@@ -98,7 +98,7 @@ def check_pause_and_resume(folder: Path) -> str:
     view = read_run_state(run_dir) if run_dir else None
     if view and view.phase not in (Phase.DONE, Phase.PAUSED):
         return f"the run is {view.phase.value}: {view.error}"
-    if view and view.phase is Phase.PAUSED and "MB are free" not in repr(view):
+    if view and view.phase is Phase.PAUSED and not view.detail.params["reason"].params["free"]:
         return f"paused without the bytes: {view.detail}"
     return check_resumed(folder)
 
