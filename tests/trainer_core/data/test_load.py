@@ -231,10 +231,10 @@ def test_rows_that_the_length_leaves_nothing_of_are_not_counted(tmp_path: Path, 
     assert len(needs) == whole.rows["dpo"] == 84 and list(needs) == sorted(needs)
     found = whole.after_truncation({"dpo": length})
     assert found.rows["dpo"] == sum(one <= length for one in needs)
-    said = [note for note in found.notes if note.startswith("DPO: about ")]
+    said = [note for note in found.notes if note.startswith(f"DPO: at {length:,} tokens, about ")]
     assert bool(said) == (length < 5_000)
     if said:
-        fits = int(said[0].split(". ")[1].split(" tokens")[0].replace(",", ""))
+        fits = int(said[0].split(" into ")[1].split(" tokens")[0].replace(",", ""))
         assert f"{found.rows['dpo']} of 84 rows" in said[0] and fits % 64 == 0
         assert (
             sum(one <= fits for one in whole.wholes["dpo"])
