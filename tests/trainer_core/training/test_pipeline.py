@@ -22,6 +22,7 @@ from trainer_core.runs import run_folder
 from trainer_core.runs.events import Phase
 from trainer_core.runs.run_state import RunState
 from trainer_core.system import project
+from trainer_core.texts import Text, parse_text
 
 pytestmark = pytest.mark.real
 LOSSES = [loss for loss in get_args(LossType)]
@@ -92,7 +93,7 @@ def test_the_first_dpo_event_is_the_proof(views: dict[str, RunState]) -> None:
     first = next(line for line in lines if line.get("stage") == "dpo" and line["kind"] not in about)
     assert first["kind"] == "ReferenceCheck" and first["holds"]
     assert first["loss"] == pytest.approx(math.log(2), abs=1e-6) and first["margin"] == pytest.approx(0, abs=1e-6)
-    assert first["reference"] == "frozen copy of the SFT adapter"
+    assert parse_text(first["reference"]) == Text("reference.copy", policy=Text("policy.adapter", stage="SFT"))
 
 
 @pytest.mark.parametrize("name", ["plain", "nf4", "dpo only"])
