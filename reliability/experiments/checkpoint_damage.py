@@ -23,7 +23,7 @@ from trainer_core.runs import checkpoints
 from trainer_core.runs.event_log import EventLog, Tail
 from trainer_core.runs.events import Notice
 from trainer_core.system import durable
-from trainer_core.texts import verbatim
+from trainer_core.texts import parse_text, verbatim
 
 QUESTION = (
     "Bits flipped and files cut in checkpoints; the process killed, or the disk full, at every write, flush and rename of a "
@@ -297,6 +297,6 @@ def write_kept_file(place: Path) -> None:
 def check_lines(place: Path) -> str:
     try:
         texts = (place / "events.jsonl").read_text(encoding="utf-8").splitlines()
-        return check_messages(place, [json.loads(text)["text"] for text in texts])
+        return check_messages(place, [str(parse_text(json.loads(text)["text"])) for text in texts])
     except ValueError as error:
         return f"nothing can be read: {error}"
