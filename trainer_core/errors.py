@@ -12,10 +12,10 @@ UserError
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
-from trainer_core.texts import VERBATIM, Text
+from trainer_core.texts import Text
 
 
 class UserError(Exception):
@@ -27,12 +27,8 @@ class UserError(Exception):
     """
 
     def __init__(self, code: str | Text, /, **params: Any):
-        self.text = code if isinstance(code, Text) else as_text(code, params)
+        self.text = code if isinstance(code, Text) else Text(code, **params)
         super().__init__(self.text)
-
-
-def as_text(code: str, params: Mapping[str, Any]) -> Text:
-    return Text(VERBATIM, text=code) if " " in code else Text(code, **params)
 
 
 class ConfigError(UserError):

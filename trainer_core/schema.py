@@ -5,16 +5,13 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, PlainValidator, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
 from trainer_core.errors import ConfigError
-from trainer_core.texts import Text, parse_text, verbatim
-
-StoredText = Annotated[Text, PlainValidator(parse_text)]
-"""A text by its code; files of earlier versions hold the finished sentence."""
+from trainer_core.texts import Text, verbatim
 
 
 class StrictModel(BaseModel):

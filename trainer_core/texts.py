@@ -32,7 +32,7 @@ class Text:
         object.__setattr__(self, "params", params)
 
     def __str__(self) -> str:
-        return render(self.code, self.params)
+        return render_text(self.code, self.params)
 
     def __bool__(self) -> bool:
         return self != NO_TEXT
@@ -47,7 +47,7 @@ class Text:
 NO_TEXT = Text(VERBATIM, text="")
 
 
-def render(code: str, params: Mapping[str, Any]) -> str:
+def render_text(code: str, params: Mapping[str, Any]) -> str:
     """The sentence. An unknown code, or one with other parameters (of a later version), renders as code and parameters."""
     template = templates().get(code)
     try:
@@ -77,13 +77,13 @@ FORMATTER = PluralFormatter()
 def templates(language: str = "en") -> Mapping[str, str]:
     """Code → sentence with placeholders."""
     with open(TEXT_DIR / f"{language}.toml", "rb") as file:
-        return dict(flatten(tomllib.load(file)))
+        return dict(flatten_tables(tomllib.load(file)))
 
 
-def flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def flatten_tables(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     for key, value in table.items():
         if isinstance(value, Mapping):
-            yield from flatten(value, f"{prefix}{key}.")
+            yield from flatten_tables(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 

@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 from trainer_core.errors import UserError
 from trainer_core.runs.event_log import cut_partial_line
 from trainer_core.system import durable
+from trainer_core.texts import verbatim
 
 MIN_CASE_SECONDS = 30.0
 """With less than this left of the budget nothing is begun."""
@@ -64,7 +65,7 @@ class Journal:
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            raise JournalError(f"{file} is in use by another call. Wait for its end.") from None
+            raise JournalError(verbatim(f"{file} is in use by another call. Wait for its end.")) from None
         self._adding = threading.Lock()
         cut_partial_line(self.file)
         self.entries = [] if again else list(read_journal(self.file))
@@ -112,7 +113,9 @@ def read_journal(file: Path) -> list[JournalEntry]:
                 found.append(JournalEntry(**json.loads(line)))
         except (ValueError, TypeError):
             if any(lines[number:]):
-                raise JournalError(f"{file}, line {number}: this is no measurement. Name another file.") from None
+                raise JournalError(
+                    verbatim(f"{file}, line {number}: this is not a measurement. Name another file.")
+                ) from None
     return found
 
 

@@ -23,6 +23,7 @@ from trainer_core.errors import ModelError
 from trainer_core.models import resolve, template_sandbox
 from trainer_core.runs.workspace import Workspace
 from trainer_core.system.project import PROJECT
+from trainer_core.texts import verbatim
 
 QUESTION = (
     "Pickles under many names, configurations that ask for code, templates that reach out, never end or fill the memory, "
@@ -108,7 +109,7 @@ def acceptance_error(place: Path, adapter: bool, door: Callable[[Path, bool], No
 
 def refuse_all(folder: Path, adapter: bool) -> None:
     """The control of what is taken: it would pass all the rest of this proof."""
-    raise ModelError(f"{folder.name} is refused, as everything is.")
+    raise ModelError(verbatim(f"{folder.name} is refused, as everything is."))
 
 
 def load(folder: Path, adapter: bool) -> None:

@@ -191,7 +191,7 @@ class Script:
         match self.behaviour, stage, step:
             case "fails", "dpo", 8:
                 raise TrainingError(
-                    "The loss became NaN at DPO step 8. Halve the learning rate (now 5e-6) and start again."
+                    verbatim("The loss became NaN at DPO step 8. Halve the learning rate (now 5e-6) and start again.")
                 )
             case "crams", "sft", 6:
                 raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")
@@ -241,7 +241,7 @@ class Script:
         emit(PhaseChanged(Phase.LOADING, verbatim("Loading the base and its adapters")))
         time.sleep(4 * self.pause)
         if self.behaviour == "noload":
-            raise ModelError("The adapter in adapter-dpo has no adapter_model.safetensors. Train again.")
+            raise ModelError(verbatim("The adapter in adapter-dpo has no adapter_model.safetensors. Train again."))
         emit(LanesLoaded(tuple(proof(lane) for lane in job.lanes)))
         emit(PhaseChanged(Phase.READY, verbatim(f"{len(job.lanes)} lanes on one base")))
         while (request := inbox.next_request()) is not None:

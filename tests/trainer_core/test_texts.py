@@ -26,24 +26,24 @@ FAMILIES = {
 """Sections with one sentence for each entry of a table, and the parameters that each of them may show."""
 
 
-def nodes() -> Iterator[tuple[Path, ast.AST]]:
+def source_nodes() -> Iterator[tuple[Path, ast.AST]]:
     for path in SOURCES:
         yield from ((path, node) for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
 
 
-def speakers() -> set[str]:
+def text_classes() -> set[str]:
     """The names of what takes a code: Text, and the errors that a person can act on."""
-    classes = [node for _, node in nodes() if isinstance(node, ast.ClassDef)]
+    classes = [node for _, node in source_nodes() if isinstance(node, ast.ClassDef)]
     found = {"Text", "UserError"}
     while more := {one.name for one in classes if {getattr(base, "id", "") for base in one.bases} & found} - found:
         found |= more
     return found
 
 
-def uses() -> Iterator[tuple[str, str, set[str] | None]]:
+def text_uses() -> Iterator[tuple[str, str, set[str] | None]]:
     """Where, the code and its parameters (None: they are made elsewhere) of each text in the source."""
-    names = speakers()
-    for path, node in nodes():
+    names = text_classes()
+    for path, node in source_nodes():
         if not isinstance(node, ast.Call) or not node.args:
             continue
         given = {keyword.arg for keyword in node.keywords}
@@ -52,10 +52,10 @@ def uses() -> Iterator[tuple[str, str, set[str] | None]]:
         if called == "make_finding":
             yield from ((where, code, set()) for code in finding_codes(node.args, given))
         elif called in names:
-            yield from ((where, code, params) for code in constants(node.args[0]))
+            yield from ((where, code, params) for code in constant_codes(node.args[0]))
 
 
-def constants(code: ast.expr) -> Iterator[str]:
+def constant_codes(code: ast.expr) -> Iterator[str]:
     """A code, or the two of which a condition chooses one."""
     for one in (code.body, code.orelse) if isinstance(code, ast.IfExp) else (code,):
         if isinstance(one, ast.Constant):
@@ -68,23 +68,23 @@ def finding_codes(args: list[ast.expr], names: set[str | None]) -> Iterator[str]
     yield from (f"finding.{args[1].value}.{part}" for part in ("title", "says", "source") if part not in names)
 
 
-def gaps(template: str) -> set[str]:
+def placeholders(template: str) -> set[str]:
     return {name.split(".")[0].split("[")[0] for _, name, _, _ in string.Formatter().parse(template) if name}
 
 
 def test_each_text_has_a_sentence_with_its_parameters():
     found = {**templates(), "verbatim": "{text}"}
     wrong = [
-        f"{where}: {code} takes {sorted(gaps(found[code])) if code in found else 'no sentence'}"
-        for where, code, params in uses()
-        if " " not in code and (code not in found or (params is not None and params != gaps(found[code])))
+        f"{where}: {code} takes {sorted(placeholders(found[code])) if code in found else 'no sentence'}"
+        for where, code, params in text_uses()
+        if code not in found or (params is not None and params != placeholders(found[code]))
     ]
     assert not wrong, "\n".join(wrong)
 
 
 def test_no_sentence_is_left_without_use():
     source = "\n".join(path.read_text(encoding="utf-8") for path in SOURCES)
-    used = {code for _, code, _ in uses()}
+    used = {code for _, code, _ in text_uses()}
     assert not [
         code for code in templates() if code not in used and code not in source and code.split(".")[0] not in FAMILIES
     ]
@@ -93,7 +93,9 @@ def test_no_sentence_is_left_without_use():
 @pytest.mark.parametrize("section", FAMILIES)
 def test_each_entry_of_a_table_has_its_sentence(section):
     table, params = FAMILIES[section]
-    found = {code.split(".")[1]: gaps(say) for code, say in templates().items() if code.split(".")[0] == section}
+    found = {
+        code.split(".")[1]: placeholders(say) for code, say in templates().items() if code.split(".")[0] == section
+    }
     assert found.keys() == table.keys() and all(used <= params for used in found.values())
 
 
@@ -116,12 +118,12 @@ def test_an_unknown_text_is_shown_as_its_code():
     assert str(Text("verbatim", other=3)) == "verbatim (other: 3)"
 
 
-def deep(levels: int) -> object:
-    return {"code": "verbatim", "params": {"text": deep(levels - 1) if levels else ""}}
+def nested_text(levels: int) -> object:
+    return {"code": "verbatim", "params": {"text": nested_text(levels - 1) if levels else ""}}
 
 
 @pytest.mark.parametrize("value", [None, 3, [], {}, {"code": 3}, {"code": "a", "params": []}, {"code": "a", "params": {"x": []}},
-                                   {"code": "a", "params": {str(n): n for n in range(21)}}, deep(9)])  # fmt: skip
+                                   {"code": "a", "params": {str(n): n for n in range(21)}}, nested_text(9)])  # fmt: skip
 def test_what_is_no_text_is_refused(value):
     with pytest.raises(ValueError, match="no text"):
         parse_text(value)

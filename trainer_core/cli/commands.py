@@ -195,7 +195,7 @@ def run_plan(args: argparse.Namespace) -> int:
             f"rate {settings.learning_rate:g}, {warmup_text(settings, count) or 'no warm-up'}, length {settings.max_length:,}"
         )
     unknown = [str(Text("cli.unknown_size", model=recipe.model))]
-    for line in (*rows.notes, "", *(forecast_lines(planned) if planned else unknown)):
+    for line in (*map(str, rows.notes), "", *(forecast_lines(planned) if planned else unknown)):
         terminal.print_line(line)
     return 0
 

@@ -56,7 +56,7 @@ class LoadedData:
     pairs: tuple[Pair, ...]
     held_out: tuple[Pair, ...]
     held_out_chats: tuple[Chat, ...]
-    notes: tuple[str, ...]
+    notes: tuple[Text, ...]
     sha256: str
 
     def rows_of(self, kind: RowKind) -> tuple[Chat, ...] | tuple[Pair, ...]:
@@ -69,7 +69,7 @@ class SelectedRows:
 
     train: tuple[Item, ...] = ()
     held_out: tuple[Item, ...] = ()
-    notes: tuple[str, ...] = ()
+    notes: tuple[Text, ...] = ()
 
 
 class InProcessReader:
@@ -104,7 +104,7 @@ def select_rows(data: recipe.Data, method: recipe.MethodChain, shelf: RowSource)
     examples = select_chats(data, pairs, shelf) if by_chats else SelectedRows()
     for wanted, part, what in ((by_pairs, pairs, PAIRS), (by_chats, examples, EXAMPLES)):
         if wanted and not part.train:
-            raise DataError("selection.none_left", what=what, notes=" ".join((*pairs.notes, *examples.notes)))
+            raise DataError("selection.none_left", what=what, notes=" ".join(map(str, pairs.notes + examples.notes)))
     train = tuple(item for item in pairs.train if isinstance(item, Pair)) if by_pairs else ()
     held_out = tuple(item for item in pairs.held_out if isinstance(item, Pair))
     chats, out_chats = chats_of(examples.train), chats_of(examples.held_out)
@@ -162,17 +162,17 @@ def hold_out_rows(rows: SelectedRows, what: Text) -> SelectedRows:
     note = Text("selection.held_out", rows=len(held_out), total=len(rows.train), what=what)
     if not held_out:
         note = Text("selection.none_held_out", total=len(rows.train), what=what)
-    return SelectedRows(train, held_out, (*rows.notes, str(note)))
+    return SelectedRows(train, held_out, (*rows.notes, note))
 
 
 def exclude_held_out(
     rows: Sequence[Item], held_out: Iterable[Item], what: Text
-) -> tuple[tuple[Item, ...], tuple[str, ...]]:
+) -> tuple[tuple[Item, ...], tuple[Text, ...]]:
     """The rows without held-out prompts, and a note on the others."""
     closed = {prompt_key(prompt) for item in held_out for prompt in prompts_of(item)}
     kept = tuple(row for row in rows if closed.isdisjoint(prompt_key(prompt) for prompt in prompts_of(row)))
     note = Text("selection.same_prompt", rows=len(rows) - len(kept), total=len(rows), what=what)
-    return kept, (() if len(kept) == len(rows) else (str(note),))
+    return kept, (() if len(kept) == len(rows) else (note,))
 
 
 class RowReader(Protocol):
@@ -228,8 +228,8 @@ class SkipLog:
     """Messages about one source: its notes, and the skipped rows by reason."""
 
     def __init__(self, name: str) -> None:
-        self.name, self.total, self.said = name, 0, list[str]()
-        self.reasons: dict[str, list[RowPlace]] = {}
+        self.name, self.total, self.said = name, 0, list[Text]()
+        self.reasons: dict[Text, list[RowPlace]] = {}
         self.told: dict[str, list[RowPlace]] = {}
         self.aside: list[IgnoredContent] = []
         self.damaged: list[UnreadableRow] = []
@@ -238,7 +238,7 @@ class SkipLog:
         self.total += isinstance(news, UsableRow | UnusableRow)
         match news:
             case FileNote():
-                self.said.append(str(news.text))
+                self.said.append(news.text)
             case UnreadableRow():
                 self.damaged.append(news)
             case UnusableRow():
@@ -247,7 +247,7 @@ class SkipLog:
                 self.aside.append(news)
 
     def leave_out(self, reason: Text, row: UsableRow | UnusableRow) -> None:
-        self.reasons.setdefault(str(reason), []).append((row.row, row.line))
+        self.reasons.setdefault(reason, []).append((row.row, row.line))
 
     def add_unused(self, faults: Iterable[str], row: UsableRow) -> None:
         """Record a row that is used, but not fully."""
@@ -255,18 +255,18 @@ class SkipLog:
             if code in REPORTED_CODES:
                 self.told.setdefault(code, []).append((row.row, row.line))
 
-    def format_notes(self) -> Iterator[str]:
+    def format_notes(self) -> Iterator[Text]:
         """Such as "2 of 400 rows in x.jsonl left out (line 3, line 17): the prompt is empty."."""
         yield from self.said
         for reason, places in self.reasons.items():
-            yield str(Text("selection.left_out", **self.describe_rows(places), reason=reason))
+            yield Text("selection.left_out", **self.describe_rows(places), reason=reason)
         for code, places in self.told.items():
-            yield str(Text("selection.fault", **self.describe_rows(places), meaning=QUALITY_CHECKS[code].meaning))
+            yield Text("selection.fault", **self.describe_rows(places), meaning=QUALITY_CHECKS[code].meaning)
         for code in dict.fromkeys(one.code for one in self.aside if one.code in IGNORED_CONTENT):
             several = [one for one in self.aside if one.code == code]
             counts = {one.name: sum(each.count for each in several if each.name == one.name) for one in several}
             place, meaning = short_place(several[0].row, several[0].line), ignored_meaning(code, counts)
-            yield str(Text("selection.ignored", file=self.name, place=place, meaning=meaning))
+            yield Text("selection.ignored", file=self.name, place=place, meaning=meaning)
 
     def describe_rows(self, places: Sequence[RowPlace]) -> dict[str, Any]:
         return {"rows": len(places), "total": self.total, "file": self.name, "places": join_places(places)}
@@ -285,7 +285,7 @@ class SkipLog:
             raise DataError("selection.broken_off", faults=faults, **about)
         if not skip:
             raise DataError("selection.damaged", faults=faults, **about)
-        self.said.append(str(Text("selection.skipped", first=self.damaged[0].text, **about)))
+        self.said.append(Text("selection.skipped", first=self.damaged[0].text, **about))
 
 
 def short_place(row: int, line: int | None) -> Text:

@@ -147,7 +147,7 @@ class RowCounts:
 
     rows: dict[str, int]
     held_out: int
-    notes: tuple[str, ...]
+    notes: tuple[Text, ...]
     lengths: dict[str, tuple[tuple[float, int], ...]] = field(default_factory=dict)
     measured: bool = False
     needs: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -157,7 +157,7 @@ class RowCounts:
 
     def after_truncation(self, lengths: Mapping[str, int]) -> RowCounts:
         """The rows left after truncation to these lengths in tokens, with a note for each stage that loses some."""
-        left, notes = dict(self.rows), list[str]()
+        left, notes = dict(self.rows), list[Text]()
         for stage, length in lengths.items():
             needs, wholes = self.needs.get(stage), self.wholes.get(stage)
             if not needs or not wholes:
@@ -170,7 +170,7 @@ class RowCounts:
             code = "row_counts.kept" if self.measured and len(needs) == rows else "row_counts.about_kept"
             fits = next(-(-tokens // 64) * 64 for held, tokens in self.lengths[stage] if held >= 0.95)
             counts = {"kept": left[stage], "rows": rows, "length": length, "cut": cut, "fits": fits}
-            notes.append(str(Text(code, stage=stage.upper(), **counts)))
+            notes.append(Text(code, stage=stage.upper(), **counts))
         return replace(self, rows=left, notes=(*self.notes, *notes))
 
 

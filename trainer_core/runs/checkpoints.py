@@ -245,14 +245,14 @@ def latest_valid(run_dir: Path, stage: Stage, data: str, spec: str = "") -> Resu
         except CorruptCheckpoint as error:
             skipped.append(Text("checkpoints.skipped", problem=error.text))
             continue
-        if other := incompatibility(folder.name, manifest, data, spec):
+        if other := incompatibility_reason(folder.name, manifest, data, spec):
             skipped.append(other)
             continue
         return ResumePoint(folder, manifest.step, tuple(skipped))
     return ResumePoint(None, 0, tuple(skipped))
 
 
-def incompatibility(name: str, manifest: Manifest, data: str, spec: str) -> Text:
+def incompatibility_reason(name: str, manifest: Manifest, data: str, spec: str) -> Text:
     """Why this folder cannot be resumed (other data, settings or versions); empty if it can."""
     if manifest.data != data:
         return Text("checkpoints.other_data", name=name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trainer_core.schema import StoredText
 from trainer_core.texts import Text
 
 
@@ -110,7 +109,7 @@ class ScoringProgress:
     seconds_left: to the end of this part, None before the first measurement; an upper bound while answers are generated.
     """
 
-    part: StoredText
+    part: Text
     number: int
     parts: int
     done: int
@@ -129,7 +128,7 @@ class ScoringProgress:
 class ScoringFailed:
     """Scoring failed or was stopped; the lanes stay loaded."""
 
-    message: StoredText
+    message: Text
 
 
 @dataclass(frozen=True)
@@ -166,7 +165,7 @@ class RequestFailed:
     """An ask, dial or heat request failed; the lanes stay loaded."""
 
     ask: str
-    message: StoredText
+    message: Text
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,7 @@ from pydantic import AfterValidator
 from trainer_core.config.recipe import METHODS
 from trainer_core.methods.base import RowKind
 from trainer_core.runs.compare_events import CompareEvent
-from trainer_core.schema import StoredText
-from trainer_core.texts import NO_TEXT
+from trainer_core.texts import NO_TEXT, Text
 
 
 def check_stage(key: str) -> str:
@@ -57,7 +56,7 @@ class Phase(StrEnum):
 class Suggestion:
     """A way out of a failure, and its changes to the recipe: dotted key → value."""
 
-    text: StoredText
+    text: Text
     changes: dict[str, Any]
 
 
@@ -66,7 +65,7 @@ class PhaseChanged:
     """The worker entered a phase. stage: the phase's stage, if any."""
 
     phase: Phase
-    detail: StoredText = NO_TEXT
+    detail: Text = NO_TEXT
     stage: str = ""
 
 
@@ -83,7 +82,7 @@ class DataPrepared:
     pairs: int
     held_out: int
     sha256: str
-    notes: tuple[StoredText, ...] = ()
+    notes: tuple[Text, ...] = ()
 
     def row_count(self, kind: RowKind) -> int:
         return self.chats if kind == "chat" else self.pairs
@@ -96,14 +95,14 @@ class SettingChanged:
     what: str
     asked: str
     used: str
-    why: StoredText
+    why: Text
 
 
 @dataclass(frozen=True)
 class Notice:
     """A note to the user about the data or the run, such as dropped or cut rows."""
 
-    text: StoredText
+    text: Text
 
 
 @dataclass(frozen=True)
@@ -125,8 +124,8 @@ class ReferenceCheck:
     margin: float | None
     expected_margin: float
     tolerance: float
-    policy: StoredText
-    reference: StoredText
+    policy: Text
+    reference: Text
     holds: bool
 
 
@@ -193,7 +192,7 @@ class StageResumed:
 
     stage: Stage
     step: int
-    skipped: tuple[StoredText, ...] = ()
+    skipped: tuple[Text, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -257,14 +256,14 @@ class RunEnded:
     """Last event of a run that ended as asked: done or stopped."""
 
     phase: Phase
-    detail: StoredText = NO_TEXT
+    detail: Text = NO_TEXT
 
 
 @dataclass(frozen=True)
 class RunFailed:
     """Last event of a run that failed. `details`: the traceback of a bug, or empty; `offers`: ways out."""
 
-    message: StoredText
+    message: Text
     details: str = ""
     offers: tuple[Suggestion, ...] = ()
 

@@ -21,7 +21,7 @@ from trainer_core.runs.events import DataPrepared, Phase, PhaseChanged, Stage, S
 from trainer_core.runs.run_state import read_run_state
 from trainer_core.runs.workspace import Workspace
 from trainer_core.system import durable
-from trainer_core.texts import Text, parse_text
+from trainer_core.texts import Text
 from trainer_core.training import load
 from trainer_core.training.first_step import TOLERANCE, VerifyFirstStep
 from trainer_core.training.held_out_eval import HeldOutSet
@@ -56,8 +56,7 @@ def train(
     emit(PhaseChanged(Phase.LOADING, Text("loading.data")))
     loaded = data.load_data(recipe.data, recipe.method)
     tokenize.write_pairs(run_dir / "held-out.jsonl", loaded.held_out)
-    notes = tuple(map(parse_text, loaded.notes))
-    emit(DataPrepared(len(loaded.chats), len(loaded.pairs), len(loaded.held_out), loaded.sha256, notes))
+    emit(DataPrepared(len(loaded.chats), len(loaded.pairs), len(loaded.held_out), loaded.sha256, loaded.notes))
     counts = {stage: len(loaded.rows_of(METHODS[stage].rows)) for stage in recipe.method.stages}
     emit(StepsPlanned({stage: count_steps(count, recipe.stage_settings(stage)) for stage, count in counts.items()}))
     model = fetch_base(recipe.model, Workspace.for_run(run_dir), emit, wants)

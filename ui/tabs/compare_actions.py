@@ -82,7 +82,7 @@ class CompareActions:
         counted = current_votes(votes.votes_path(workspace))
         given = contest and blind_voting.votes_on_pair(self.registry, counted, contest)
         if not contest or not given:
-            raise DataError("There are no votes on these two models yet, so there are no pairs to save.")
+            raise DataError("compare_tab.no_votes")
         path = preference_data.write_vote_data_set(workspace, given, contest)
         return {"source": str(path), "name": path.stem, "count": len(preference_data.make_preference_rows(given))}
 
@@ -93,15 +93,12 @@ class CompareActions:
     def start_judge(self, request: JudgeRequest) -> None:
         path_policy.check_source(self.registry.workspace, request.source, prompts.PROMPT_SET_NAMES)
         if not request.lane and path_policy.is_remote():
-            raise ConfigError(
-                "A judge's URL can only be set on the computer that runs Tunebench, because its API key is sent there. Nothing "
-                "was sent. Let one of the models judge, or start the judge on that computer."
-            )
+            raise ConfigError("compare_tab.remote_judge")
         session = self._require_session()
         if session.open_question:
-            raise BusyError("A blind vote is in progress. End it first: the judge would make you wait.")
+            raise BusyError("compare_tab.judge_in_vote")
         if session.judge_run and not session.judge_run.state.over:
-            raise BusyError("A judge is already running. Wait for it, or press Stop.")
+            raise BusyError("compare_tab.judge_running")
         contest = blind_voting.lane_pair(session.run, [lane.name for lane in session.job.lanes], *request.lanes)
         task = JudgeTask(contest=contest, **request.model_dump(exclude={"lanes"}))
         session.add_judge(JudgeRun(self.registry, session, task).start())
@@ -127,7 +124,7 @@ class CompareActions:
         """Change a lane's strength, unless that would reveal its side of an open question."""
         session = self._require_session()
         if session.open_question:
-            raise BusyError("A blind vote is in progress. End it before you change a strength.")
+            raise BusyError("compare_tab.strength_in_vote")
         session.send(request.model_copy(update={"id": new_ask_id()}))
 
     def show_heatmap(self, query: HeatmapQuery) -> dict[str, str]:
@@ -135,10 +132,10 @@ class CompareActions:
         session = self._require_session()
         answers = session.current_answers
         if session.open_question or answers is None or query.answer not in answers.ends:
-            raise BusyError("Wait until the models have answered under their names.")
+            raise BusyError("compare_tab.no_answers")
         text = answers.answers[query.answer]
         if not text:
-            raise ConfigError(f"{query.answer}'s answer is empty, so there are no tokens to show.")
+            raise ConfigError("compare_tab.empty_answer", model=query.answer)
         system = [ChatMessage(role="system", content=session.system)] if session.system else []
         prompt = ChatMessage(role="user", content=session.last_prompt)
         messages = (*system, *lane_messages(session.turns, query.answer), prompt)
@@ -152,10 +149,10 @@ class CompareActions:
         session = self._require_session()
         held_out = self.registry.run_dir(session.run) / "held-out.jsonl"
         if not held_out.exists() or not held_out.stat().st_size:
-            raise DataError(f"The run {session.run} has no held-out pairs, so there is nothing to score on.")
+            raise DataError("compare_tab.no_held_out", run=session.run)
         session.send(score_request(held_out))
 
     def _require_session(self) -> CompareSession:
         if session := self.registry.comparison:
             return session
-        raise BusyError("No models are loaded. Press Generate.")
+        raise BusyError("compare_tab.not_loaded")

@@ -46,7 +46,7 @@ def test_sft_learns_the_chosen_answers_and_nothing_held_out_is_trained(tmp_path:
     )
     assert loaded.chats[0] == Chat(loaded.pairs[0].prompt + loaded.pairs[0].chosen)
     assert keys(loaded.pairs).isdisjoint(keys(loaded.held_out))
-    assert loaded.notes == (str(Text("selection.held_out", rows=20, total=400, what=PAIRS)),)
+    assert loaded.notes == (Text("selection.held_out", rows=20, total=400, what=PAIRS),)
 
 
 def test_the_same_rows_are_held_out_in_any_order(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_prompt_that_fills_the_set_cannot_be_held_out(tmp_path: Path) -> None:
         Data(pairs=saved(tmp_path / "p.jsonl", [pair(n, "Always?") for n in range(100)])), MethodChain("dpo")
     )
     assert len(loaded.pairs) == 100
-    assert loaded.notes == (str(Text("selection.none_held_out", total=100, what=PAIRS)),)
+    assert loaded.notes == (Text("selection.none_held_out", total=100, what=PAIRS),)
 
 
 def test_a_held_out_file_is_kept_out_of_both_stages(tmp_path: Path) -> None:
@@ -96,8 +96,8 @@ def test_a_held_out_file_is_kept_out_of_both_stages(tmp_path: Path) -> None:
     chats = saved(tmp_path / "c.jsonl", [{"question": f"Question {n}?", "answer": "x"} for n in range(100)])
     loaded = load_data(Data(pairs=pairs, held_out=held_out, chat=chats), MethodChain("sft+dpo"))
     assert (len(loaded.pairs), len(loaded.held_out)) == (49, 2)
-    assert str(Text("selection.same_prompt", rows=1, total=50, what=PAIRS)) in loaded.notes
-    assert str(Text("selection.same_prompt", rows=1, total=100, what=EXAMPLES)) in loaded.notes
+    assert Text("selection.same_prompt", rows=1, total=50, what=PAIRS) in loaded.notes
+    assert Text("selection.same_prompt", rows=1, total=100, what=EXAMPLES) in loaded.notes
     asked = {chat.messages[0].content for chat in loaded.chats + loaded.held_out_chats}
     assert len(asked) == 99 and "Question 3?" not in asked
 
@@ -136,7 +136,7 @@ def test_unusable_rows_are_counted_and_named(tmp_path: Path) -> None:
     rows[16]["prompt"] = ""
     loaded = load_data(Data(pairs=saved(tmp_path / "p.jsonl", rows)), MethodChain("dpo"))
     assert loaded.notes[:4] == tuple(
-        str(Text("selection.left_out", rows=count, total=20, file="p.jsonl", places=places, reason=reason))
+        Text("selection.left_out", rows=count, total=20, file="p.jsonl", places=places, reason=reason)
         for count, places, reason in (
             (1, "line 3", Text("quality.identical")),
             (7, "line 5, line 6, line 7, line 8, line 9, …", Text("quality.empty_answer")),
@@ -172,8 +172,9 @@ def test_damaged_lines_stop_a_run_unless_they_may_be_passed_over(tmp_path: Path)
     assert (error.value.text.code, error.value.text.params["lines"]) == ("selection.damaged", 1)
     loaded = load_data(Data(pairs=str(path), steps=("skip_damaged",)), MethodChain("dpo"))
     assert len(loaded.pairs) + len(loaded.held_out) == 9
-    first = error.value.text.params["faults"]
-    assert loaded.notes[0] == str(Text("selection.skipped", lines=1, file="p.jsonl", first=first))
+    note = loaded.notes[0]
+    assert (note.code, note.params["lines"], note.params["file"]) == ("selection.skipped", 1, "p.jsonl")
+    assert str(note.params["first"]) == error.value.text.params["faults"]
 
 
 def test_nothing_left_to_train_on(tmp_path: Path) -> None:
@@ -231,11 +232,14 @@ def test_rows_that_the_length_leaves_nothing_of_are_not_counted(tmp_path: Path, 
     assert len(needs) == whole.rows["dpo"] == 84 and list(needs) == sorted(needs)
     found = whole.after_truncation({"dpo": length})
     assert found.rows["dpo"] == sum(one <= length for one in needs)
-    said = [note for note in found.notes if note.startswith(f"DPO: at {length:,} tokens, about ")]
+    said = [
+        note.params for note in found.notes if note.code == "row_counts.about_kept" and note.params["stage"] == "DPO"
+    ]
     assert bool(said) == (length < 5_000)
     if said:
-        fits = int(said[0].split(" into ")[1].split(" tokens")[0].replace(",", ""))
-        assert f"{found.rows['dpo']} of 84 rows" in said[0] and fits % 64 == 0
+        fits = said[0]["fits"]
+        assert (said[0]["kept"], said[0]["rows"], said[0]["length"]) == (found.rows["dpo"], 84, length)
+        assert fits % 64 == 0
         assert (
             sum(one <= fits for one in whole.wholes["dpo"])
             >= 0.95 * 84

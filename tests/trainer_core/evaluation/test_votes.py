@@ -22,7 +22,7 @@ from trainer_core.evaluation.votes import BlindQuestion, LanePair, Undo, Vote, W
 from trainer_core.runs.compare_requests import ChatMessage
 from trainer_core.runs.workspace import Workspace
 from trainer_core.system import project
-from trainer_core.texts import Text
+from trainer_core.texts import Text, verbatim
 
 CONTEST = LanePair(run="r1", first="Base", second="DPO")
 NOW = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
@@ -99,7 +99,7 @@ def in_child(file: Path, number: int, fault: str = "") -> None:
         text=True,
     )
     if done.returncode == 1:
-        raise DiskError(done.stderr)
+        raise DiskError(verbatim(done.stderr))
 
 
 @pytest.mark.skipif(os.name != "posix", reason="fork and SIGKILL")

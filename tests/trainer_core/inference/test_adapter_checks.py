@@ -50,7 +50,7 @@ def opened(folder: Path, adapter: Path) -> LaneSet:
     )
 
 
-def refusal(folder: Path, adapter: Path) -> Text:
+def load_refusal(folder: Path, adapter: Path) -> Text:
     """Why the stranger's adapter is not opened."""
     with pytest.raises(ModelError) as error:
         opened(folder, adapter)
@@ -78,7 +78,7 @@ def test_an_adapter_that_takes_its_beginning_out_of_the_base_is_refused(folder, 
     with changed.disable_adapter():
         far = (logits(changed) - logits(base_of(folder))).abs().max()
     assert far > 0.5, "PEFT changes the base, so the refusal has a reason"
-    found = refusal(folder, foreign)
+    found = load_refusal(folder, foreign)
     assert found == Text("adapter_checks.convert_first", folder="foreign", init=repr(method))
     assert "path_initial_model_for_weight_conversion" in str(found)
 
@@ -97,7 +97,7 @@ def test_an_adapter_that_takes_its_beginning_out_of_the_base_is_refused(folder, 
 def test_every_other_initialisation_that_is_not_known_to_be_harmless_is_refused(
     folder, tmp_path, method, more, code
 ) -> None:
-    found = refusal(folder, described(folder, tmp_path / "foreign", init_lora_weights=method, **more))
+    found = load_refusal(folder, described(folder, tmp_path / "foreign", init_lora_weights=method, **more))
     assert found == Text(f"adapter_checks.{code}", folder="foreign", init=repr(method))
 
 
@@ -126,7 +126,7 @@ def test_the_cure_works(folder: Path, tmp_path: Path) -> None:
     assert (found["Foreign"] - found["Base"]).abs().max() > 0.1
 
 
-def refused(code: str, **params: Any) -> Text:
+def refusal_text(code: str, **params: Any) -> Text:
     return Text(f"adapter_checks.{code}", folder="foreign", **params)
 
 
@@ -145,23 +145,23 @@ UNSUPPORTED: dict[str, Any] = {
     "use_qalora": True,
 }
 REFUSED: list[tuple[Text, dict[str, Any]]] = [
-    *((refused("unsupported_setting", key=key), {key: value}) for key, value in UNSUPPORTED.items()),
-    (refused("unknown_setting", key="'use_next'"), {"use_next": True}),
-    (refused("unknown_setting", key="'next_config'"), {"next_config": {"a": 1}}),
-    (refused("other_task", task="'SEQ_CLS'"), {"task_type": "SEQ_CLS"}),
-    (refused("slow_pattern", pattern="(a+)+"), {"layers_pattern": "(a+)+", "layers_to_transform": [0]}),
-    (refused("bad_rank", rank="'4'", most=16384), {"r": "4"}),
-    (refused("bad_rank", rank="0", most=16384), {"rank_pattern": {"q_proj": 0}}),
-    (refused("bad_rank", rank="1000000000", most=16384), {"rank_pattern": {"q_proj": 10**9}}),
-    (refused("bad_patterns"), {"alpha_pattern": [1]}),
-    (refused("bad_alpha", alpha="nan"), {"lora_alpha": math.nan}),
-    (refused("bad_alpha", alpha="'x'"), {"alpha_pattern": {"q_proj": "x"}}),
+    *((refusal_text("unsupported_setting", key=key), {key: value}) for key, value in UNSUPPORTED.items()),
+    (refusal_text("unknown_setting", key="'use_next'"), {"use_next": True}),
+    (refusal_text("unknown_setting", key="'next_config'"), {"next_config": {"a": 1}}),
+    (refusal_text("other_task", task="'SEQ_CLS'"), {"task_type": "SEQ_CLS"}),
+    (refusal_text("slow_pattern", pattern="(a+)+"), {"layers_pattern": "(a+)+", "layers_to_transform": [0]}),
+    (refusal_text("bad_rank", rank="'4'", most=16384), {"r": "4"}),
+    (refusal_text("bad_rank", rank="0", most=16384), {"rank_pattern": {"q_proj": 0}}),
+    (refusal_text("bad_rank", rank="1000000000", most=16384), {"rank_pattern": {"q_proj": 10**9}}),
+    (refusal_text("bad_patterns"), {"alpha_pattern": [1]}),
+    (refusal_text("bad_alpha", alpha="nan"), {"lora_alpha": math.nan}),
+    (refusal_text("bad_alpha", alpha="'x'"), {"alpha_pattern": {"q_proj": "x"}}),
 ]
 
 
 @pytest.mark.parametrize(("reason", "settings"), REFUSED)
 def test_what_no_batch_can_hold_is_refused_before_the_base_is_loaded(folder, tmp_path, reason, settings) -> None:
-    assert refusal(folder, described(folder, tmp_path / "foreign", **settings)) == reason
+    assert load_refusal(folder, described(folder, tmp_path / "foreign", **settings)) == reason
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_what_no_batch_can_hold_is_refused_before_the_base_is_loaded(folder, tmp
     ],
 )
 def test_code_of_the_adapter_s_own_is_refused(folder: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
-    found = refusal(folder, described(folder, tmp_path / "foreign", **settings))
+    found = load_refusal(folder, described(folder, tmp_path / "foreign", **settings))
     assert f"has {next(iter(settings))!r}" in str(found)
 
 
@@ -199,4 +199,4 @@ def test_an_adapter_with_numbers_that_are_none_does_not_spoil_the_other_lanes(fo
     weights[name][0, 0] = number
     save_file(weights, foreign / "adapter_model.safetensors")
     reason = Text("adapter_checks.not_finite", folder="foreign", layer="model.layers.1.mlp.up_proj", part="lora_B")
-    assert refusal(folder, foreign) == reason
+    assert load_refusal(folder, foreign) == reason

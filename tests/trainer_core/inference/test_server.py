@@ -354,7 +354,7 @@ SPOILT: dict[str, tuple[Callable[[Path], object], dict[str, object]]] = {
 }
 
 
-def refusal(folder: Path, bad: Path) -> Text:
+def load_refusal(folder: Path, bad: Path) -> Text:
     """Why the adapter is not opened."""
     with pytest.raises(ModelError) as error:
         load_lanes(str(folder / "base"), "fp32", (Lane(name="My lane", adapter=str(bad)),))
@@ -367,7 +367,7 @@ def test_a_bad_adapter_is_refused(folder: Path, tmp_path: Path, code: str) -> No
     spoil, facts = SPOILT[code]
     shutil.copytree(folder / "one", tmp_path / "bad")
     spoil(tmp_path / "bad")
-    found = refusal(folder, tmp_path / "bad")
+    found = load_refusal(folder, tmp_path / "bad")
     assert found.code == f"adapter_checks.{code}" and found.params.items() >= facts.items()
 
 
@@ -381,7 +381,7 @@ def test_a_bad_adapter_is_refused(folder: Path, tmp_path: Path, code: str) -> No
 def test_a_damaged_file_is_refused(folder: Path, tmp_path: Path, file: str, content: bytes, words: str) -> None:
     shutil.copytree(folder / "one", tmp_path / "bad")
     (tmp_path / "bad" / file).write_bytes(content)
-    assert words in str(refusal(folder, tmp_path / "bad"))
+    assert words in str(load_refusal(folder, tmp_path / "bad"))
 
 
 def test_an_adapter_that_has_changed_since_its_run_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -390,7 +390,7 @@ def test_an_adapter_that_has_changed_since_its_run_is_refused(folder: Path, tmp_
     assert load_lanes(str(folder / "base"), "fp32", (Lane(name="SFT", adapter=str(tmp_path / "adapter-sft")),))
     weights = tmp_path / "adapter-sft" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"!")
-    found = refusal(folder, tmp_path / "adapter-sft")
+    found = load_refusal(folder, tmp_path / "adapter-sft")
     assert found.code == "adapter_checks.changed_file"
     assert "adapter-sft/adapter_model.safetensors has changed since it was written" in str(found)
 

@@ -41,11 +41,13 @@ def test_the_effective_batch_stays_also_where_it_cannot_be_halved(
     assert (now.batch_size, now.accumulation) == after and now.effective_batch == batch * accumulation
 
 
-def batch(size: int, accumulation: int) -> Text:
+def batch_text(size: int, accumulation: int) -> Text:
     return Text("out_of_memory.batch", batch=size, accumulation=accumulation)
 
 
-def climbed(asked: Recipe, on_card: bool, loading: bool = False, shape: Architecture | None = None) -> list[Text]:
+def taken_fallbacks(
+    asked: Recipe, on_card: bool, loading: bool = False, shape: Architecture | None = None
+) -> list[Text]:
     """The fallbacks, one after the other."""
     told: list[Text] = []
     while rung := out_of_memory.next_fallback(asked, "sft", len(told), on_card, loading, shape):
@@ -56,16 +58,16 @@ def climbed(asked: Recipe, on_card: bool, loading: bool = False, shape: Architec
 
 def test_rungs_in_their_order_and_at_most_three() -> None:
     large, small = Recipe(sft=Sft(batch_size=16, accumulation=1)), Recipe(sft=Sft(batch_size=2, accumulation=8))
-    assert climbed(large, on_card=True) == [batch(8, 2), batch(4, 4), batch(2, 8)]
-    assert climbed(small, on_card=True) == [
-        batch(1, 16),
+    assert taken_fallbacks(large, on_card=True) == [batch_text(8, 2), batch_text(4, 4), batch_text(2, 8)]
+    assert taken_fallbacks(small, on_card=True) == [
+        batch_text(1, 16),
         Text("out_of_memory.no_kept_layers"),
         Text("out_of_memory.offloaded"),
     ]
-    assert climbed(small, on_card=False) == [batch(1, 16)]
-    assert climbed(small, on_card=True, loading=True) == [Text("out_of_memory.offloaded")]
+    assert taken_fallbacks(small, on_card=False) == [batch_text(1, 16)]
+    assert taken_fallbacks(small, on_card=True, loading=True) == [Text("out_of_memory.offloaded")]
     off = changes.with_changes(small, {"memory.skip_layers": "off", "memory.offload_embedding": "on"})
-    assert climbed(off, on_card=True) == [batch(1, 16)]
+    assert taken_fallbacks(off, on_card=True) == [batch_text(1, 16)]
 
 
 def test_a_table_that_is_the_output_head_too_is_not_moved() -> None:
@@ -74,9 +76,9 @@ def test_a_table_that_is_the_output_head_too_is_not_moved() -> None:
         catalogue.find_architecture(name) for name in ("unsloth/Qwen3-4B-bnb-4bit", "unsloth/Qwen3-8B-bnb-4bit")
     )
     assert tied and apart and tied.tied and not apart.tied
-    assert climbed(small, on_card=True, shape=tied) == [batch(1, 16), Text("out_of_memory.no_kept_layers")]
-    assert climbed(small, on_card=True, loading=True, shape=tied) == []
-    assert climbed(small, on_card=True, loading=True, shape=apart) == [Text("out_of_memory.offloaded")]
+    assert taken_fallbacks(small, on_card=True, shape=tied) == [batch_text(1, 16), Text("out_of_memory.no_kept_layers")]
+    assert taken_fallbacks(small, on_card=True, loading=True, shape=tied) == []
+    assert taken_fallbacks(small, on_card=True, loading=True, shape=apart) == [Text("out_of_memory.offloaded")]
 
 
 ROWS = RowLengths("dpo", longest=1000, most=448, beyond=0.0213)

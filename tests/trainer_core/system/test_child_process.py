@@ -22,11 +22,11 @@ def count(most):
     print("noise of a library")
     yield from range(most)
 
-def reject(file):
+def reject_file(file):
     yield 1
     raise DataError("rows.fault", place=file, reason=Text("verbatim", text="half \\ud800"))
 
-def refuse(text):
+def raise_rejected(text):
     raise LookupError(text)
 
 def fail(error):
@@ -38,7 +38,8 @@ def leave(line):
     os._exit(7)
 
 serve_requests({
-    "count": count, "reject": reject, "refuse": refuse, "fail": fail, "leave": leave, "echo": lambda **fields: [fields],
+    "count": count, "reject": reject_file, "refuse": raise_rejected,
+    "fail": fail, "leave": leave, "echo": lambda **fields: [fields],
     "sleep": lambda seconds: [time.sleep(seconds)],
 }, (DataError, LookupError))
 """

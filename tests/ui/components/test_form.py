@@ -15,6 +15,7 @@ from trainer_core.errors import ConfigError
 from trainer_core.methods.dpo import Dpo
 from trainer_core.methods.sft import Sft
 from trainer_core.schema import StrictModel
+from trainer_core.texts import verbatim
 from ui.components.form import Form, bind_handler, format_input, output_values
 
 MODELS = [Lora, Sft, Dpo, Sampling, Data]
@@ -162,7 +163,7 @@ def test_without_a_place_a_user_error_is_a_toast() -> None:
 
 def test_words_in_a_problem_cannot_become_markup() -> None:
     def refuse() -> None:
-        raise ConfigError("<img src=x onerror=alert(1)>")
+        raise ConfigError(verbatim("<img src=x onerror=alert(1)>"))
 
     assert "&lt;img" in wired(refuse, problem=gr.HTML())(None)
 

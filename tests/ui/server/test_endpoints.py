@@ -13,6 +13,7 @@ from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.runs.workspace import Workspace
 from trainer_core.schema import StrictModel
 from trainer_core.system.project import PROJECT
+from trainer_core.texts import verbatim
 from ui.server.endpoints import as_endpoint, public_endpoints
 from ui.tabs.compare_actions import compare_endpoints
 from ui.tabs.data import DataActions
@@ -44,7 +45,7 @@ class Actions:
         return Secret()
 
     def refuse(self) -> None:
-        raise BusyError("Not now.")
+        raise BusyError(verbatim("Not now."))
 
     def _hidden(self) -> None: ...
 

@@ -28,7 +28,7 @@ def test_a_conversation_written_as_text_is_the_one_it_spells(
 ) -> None:
     found = case(tmp_path, [{"messages": spell([user(f"{n}?"), assistant("Rest.")])} for n in range(6)], form)
     assert found.used[5] == chat(("user", "5?"), ("assistant", "Rest.")) and len(found.used) == 6
-    assert any("messages (6 rows)" in note for note in found.said)
+    assert any("messages (6 rows)" in str(note) for note in found.said)
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -48,7 +48,9 @@ def test_one_row_among_many_may_be_written_as_text(tmp_path: Path) -> None:
         "rejected": json.dumps([user("q"), assistant("r")]),
     }
     found = case(tmp_path, [*rows, late])
-    assert found.used[-1] == pair([("user", "q")], "c", "r") and any("chosen (1 row)" in note for note in found.said)
+    assert found.used[-1] == pair([("user", "q")], "c", "r") and any(
+        "chosen (1 row)" in str(note) for note in found.said
+    )
 
 
 def test_a_prompt_written_as_text_goes_before_its_answer(tmp_path: Path) -> None:

@@ -269,7 +269,7 @@ def test_tool_lists_and_calls_are_a_finding_with_a_way_out(tmp_path: Path) -> No
 def test_a_run_is_told_the_same(tmp_path: Path) -> None:
     loaded = load_data(Data(pairs=None, chat=str(written(tmp_path, drafts(weight=0)))), MethodChain("sft"))
     about = {"rows": 4, "total": 4, "file": "rows.jsonl", "places": "line 1, line 2, line 3, line 4"}
-    assert str(Text("selection.fault", **about, meaning=Text("quality.weight_zero"))) in loaded.notes
+    assert Text("selection.fault", **about, meaning=Text("quality.weight_zero")) in loaded.notes
     free = load_data(Data(pairs=None, chat=str(written(tmp_path, drafts(weight=1)))), MethodChain("sft"))
     assert loaded.sha256 != free.sha256 and learned(loaded.chats[0]) == [False, True]
     assert Columns(reasoning="why").column_by_part == {"reasoning": "why"}
