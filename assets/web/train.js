@@ -6,7 +6,7 @@
   app.renderers.train = ["train-run", drawTrain, ["run", "progress", "findings"]];
   app.renderers.findings = ["doctor", drawFindings, ["findings", "run"]];
   app.renderers.facts = ["reference-check", drawFacts];
-  app.renderers.log = ["log", (lines, node) => (node.querySelector("pre").textContent = lines.join("\n") || "Nothing yet.")];
+  app.renderers.log = ["log", (lines, node) => (node.querySelector("pre").textContent = lines.join("\n") || pageText("train_tab.empty_log"))];
   app.drawCurves = drawCharts;
 
   function drawTrain(run, place) {

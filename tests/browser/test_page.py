@@ -13,7 +13,9 @@ from playwright.sync_api import Page, Route, expect
 
 from launcher.version import read_version
 from tests.support.app_process import App
+from tests.support.page_texts import placeholders, script_codes
 from trainer_core.planning.presets import starter_recipe
+from trainer_core.texts import page_text, page_texts
 
 Visit = Callable[[App], Page]
 
@@ -78,6 +80,16 @@ def settings(page: Page, part: str) -> None:
     page.evaluate(
         "() => new Promise(done => setTimeout(() => requestAnimationFrame(() => requestAnimationFrame(done)), 50))"
     )
+
+
+def test_a_script_renders_texts_as_python_does(app: App, visit: Visit) -> None:
+    page, found = visit(app), page_texts()
+    asked = [
+        [code, {name: value for name in placeholders(found[code])}] for code in script_codes() for value in (1, 12345)
+    ]
+    rendered = page.evaluate("asked => asked.map(([code, params]) => pageText(code, params))", asked)
+    assert rendered == [page_text(code, **params) for code, params in asked]
+    assert page.evaluate("pageText('later.code')") == "later.code"
 
 
 def test_one_click_trains_and_shows_three_answers(app: App, visit: Visit) -> None:

@@ -16,6 +16,7 @@ from trainer_core.data.schema.messages import Chat, Item, Message
 from trainer_core.data.select import SkipLog, short_place
 from trainer_core.data.stream import ReadRequest
 from trainer_core.errors import UserError
+from trainer_core.texts import Text
 
 NOT_DATA = (".md", ".toml", ".py", ".txt", ".jinja")
 LETTERS = 300
@@ -32,7 +33,7 @@ class Case:
     columns: dict[str, str] = field(default_factory=dict)
     used: list[Item] = field(default_factory=list)
     left_out: dict[str, list[str]] = field(default_factory=dict)
-    said: list[str] = field(default_factory=list)
+    said: list[Text] = field(default_factory=list)
 
     @property
     def first(self) -> Item:

@@ -12,12 +12,13 @@ from tests.support import tiny
 from trainer_core import training  # noqa: F401  (first: it imports unsloth)
 from trainer_core.config.recipe import Recipe
 from trainer_core.runs.events import Stage
+from trainer_core.texts import Text, verbatim
 from trainer_core.training import token_cache
 from trainer_core.training.token_cache import TokenCache
 
 TOKENIZER = tiny.tokenizer()
 ROWS = Dataset.from_list([{"input_ids": [1, 2, 3], "labels": [-100, 2, 3]}, {"input_ids": [4], "labels": [4]}])
-NOTES = ["one cut — ü"]
+NOTES = [Text("tokens.reasoning_dropped", rows=1, total=2), verbatim("one cut — ü")]
 
 
 def kept(folder: Path, recipe: Recipe | None = None, rows: str = "a", stage: Stage = "sft") -> TokenCache:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.page_texts import placeholders, script_codes
 from trainer_core.data.preview.token_view import LENGTH_FINDINGS
 from trainer_core.data.quality.checks import QUALITY_CHECKS
 from trainer_core.data.quality.report import IGNORED_CONTENT
-from trainer_core.texts import FORMATTER, NO_TEXT, Text, parse_text, templates
+from trainer_core.texts import FORMATTER, NO_TEXT, PAGE, Text, page_texts, parse_text, templates
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted([*(ROOT / "trainer_core").rglob("*.py"), *(ROOT / "ui").rglob("*.py"), ROOT / "app.py"])
@@ -51,6 +52,8 @@ def text_uses() -> Iterator[tuple[str, str, set[str] | None]]:
         where, called = f"{path.relative_to(ROOT)}:{node.lineno}", getattr(node.func, "id", "")
         if called == "make_finding":
             yield from ((where, code, set()) for code in finding_codes(node.args, given))
+        elif called == "page_text":
+            yield from ((where, PAGE + code, params) for code in constant_codes(node.args[0]))
         elif called in names:
             yield from ((where, code, params) for code in constant_codes(node.args[0]))
 
@@ -68,10 +71,6 @@ def finding_codes(args: list[ast.expr], names: set[str | None]) -> Iterator[str]
     yield from (f"finding.{args[1].value}.{part}" for part in ("title", "says", "source") if part not in names)
 
 
-def placeholders(template: str) -> set[str]:
-    return {name.split(".")[0].split("[")[0] for _, name, _, _ in string.Formatter().parse(template) if name}
-
-
 def test_each_text_has_a_sentence_with_its_parameters():
     found = {**templates(), "verbatim": "{text}"}
     wrong = [
@@ -84,10 +83,19 @@ def test_each_text_has_a_sentence_with_its_parameters():
 
 def test_no_sentence_is_left_without_use():
     source = "\n".join(path.read_text(encoding="utf-8") for path in SOURCES)
-    used = {code for _, code, _ in text_uses()}
+    used = {code for _, code, _ in text_uses()} | {PAGE + code for code in script_codes()}
     assert not [
         code for code in templates() if code not in used and code not in source and code.split(".")[0] not in FAMILIES
     ]
+
+
+def test_each_text_of_a_script_has_a_sentence_with_plain_placeholders():
+    """A script renders names and plurals only."""
+    found = page_texts()
+    assert script_codes() and not script_codes() - found.keys()
+    placed = [part for code in script_codes() for part in string.Formatter().parse(found[code]) if part[1] is not None]
+    assert not [spec for _, _, spec, _ in placed if spec and "|" not in spec]
+    assert not [conversion for *_, conversion in placed if conversion]
 
 
 @pytest.mark.parametrize("section", FAMILIES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from trainer_core.config.recipe import METHODS
 from trainer_core.methods.base import MetricChart
+from trainer_core.texts import page_text
 from ui.components.html_charts import Chart, ChartSeries, render_chart, render_details, stage_lines
 
 
@@ -54,7 +55,7 @@ SAMPLES_CARD = """<section class="card" id="samples" aria-labelledby="samples-he
 def render_train_tab() -> str:
     """The Train tab; its empty state shows until there is a run."""
     return f"""
-<div id="train-empty" class="empty"><h2>No run yet</h2>
+<div id="train-empty" class="empty"><h2>{page_text("train_tab.no_run")}</h2>
   <p>Press <b>Train and compare</b> on Start. Training continues if you close this tab or Tunebench itself.</p></div>
 <div id="train-run" hidden>
   <header class="row head"><h2 id="train-name"></h2><span id="train-left" class="quiet"></span></header>

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from trainer_core.system import project
+from trainer_core.texts import page_texts
 from ui.payloads.curves import CURVES, DETAIL_SERIES
 
 
@@ -14,6 +15,7 @@ def page_script(folder: Path = project.PROJECT / "assets" / "web") -> str:
     code = "\n".join(
         (folder / name).read_text(encoding="utf-8")
         for name in (
+            "texts.js",
             "chart.js",
             "page.js",
             "compare.js",
@@ -25,4 +27,6 @@ def page_script(folder: Path = project.PROJECT / "assets" / "web") -> str:
             "form_errors.js",
         )
     )
-    return f"<script>\nconst CURVES = {json.dumps(CURVES)}, DETAIL = {json.dumps([*DETAIL_SERIES])};\n{code}\n</script>"
+    texts = json.dumps(page_texts(), ensure_ascii=False).replace("</", "<\\/")
+    facts = f"const CURVES = {json.dumps(CURVES)}, DETAIL = {json.dumps([*DETAIL_SERIES])}, PAGE_TEXTS = {texts};"
+    return f"<script>\n{facts}\n{code}\n</script>"

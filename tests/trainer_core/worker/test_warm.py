@@ -152,7 +152,7 @@ def test_a_run_gives_signs_of_life_while_its_worker_imports(boss: Boss, wanted: 
     first = beat.stat().st_mtime
     assert wait_for(lambda: beat.stat().st_mtime >= first + 1.5 * heartbeat.BEAT_SECONDS, 4 * heartbeat.BEAT_SECONDS)
     app.registry.refresh()
-    assert app.registry.run_state(run_id).detail.startswith("Loading the libraries")
+    assert app.registry.run_state(run_id).detail.code == "loading.libraries"
     child.kill()
     assert ready.process.wait(3 * heartbeat.BEAT_SECONDS) == -signal.SIGKILL
 
