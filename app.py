@@ -50,7 +50,7 @@ LISTEN_SECONDS = 0.5
 def build_page(supervisor: Supervisor) -> gr.Blocks:
     with gr.Blocks(title="Tunebench", fill_width=True, analytics_enabled=False) as page:
         live = live_updates.build_live_channel(supervisor)
-        sidebar.static_html(html.BANNER)
+        sidebar.static_html(html.render_banner())
         sidebar.build_sidebar(supervisor, live)
         with gr.Tabs(elem_id="tabs", selected="start") as tabs:
             with gr.Tab("Start", id="start"):

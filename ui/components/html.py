@@ -8,48 +8,69 @@ from html import escape
 from itertools import zip_longest
 
 from launcher.version import read_version
+from trainer_core.texts import page_text
 
 BRAND = f"""
 <h1 class="brand"><svg viewBox="0 0 24 24" aria-hidden="true"><circle cx="12" cy="12" r="9.2"/>
 <path d="M12 2.8a9.2 9.2 0 0 1 0 18.4z"/></svg>Tunebench <small id="version">{read_version()}</small></h1>
 """
-DEVICE = """
-<section class="card" aria-label="Device">
+
+
+def render_device() -> str:
+    return f"""
+<section class="card" aria-label="{page_text("sidebar.device")}">
   <p class="eyebrow" id="device-kind"></p>
   <p class="strong" id="device-name">…</p>
-  <div class="bar thick" id="device-meter" role="meter" aria-label="Memory in use"
+  <div class="bar thick" id="device-meter" role="meter" aria-label="{page_text("sidebar.memory_in_use")}"
     aria-valuemin="0" aria-valuemax="100" aria-valuenow="0"
     ><i class="ours" id="device-ours"></i><i class="others" id="device-others"></i></div>
   <p class="row"><span id="device-free"></span><span class="quiet" id="device-facts"></span></p>
   <p class="row quiet legend" id="device-split" hidden><span><i class="dot ours"></i>Tunebench <b></b></span>
-    <span><i class="dot others"></i>Others <b></b></span></p>
+    <span><i class="dot others"></i>{page_text("sidebar.others")} <b></b></span></p>
   <p class="hint" id="device-problem" hidden></p>
 </section>
 """
-RUN = """
-<section class="card" aria-label="Run">
-  <p class="row"><span class="badge" id="run-badge" role="status" aria-live="polite">Idle</span><span id="run-left"></span></p>
-  <div class="bar" id="run-bar" role="progressbar" aria-label="Run"
+
+
+def render_run_card() -> str:
+    run = page_text("sidebar.run")
+    return f"""
+<section class="card" aria-label="{run}">
+  <p class="row"><span class="badge" id="run-badge" role="status" aria-live="polite">{page_text("sidebar.idle")}</span
+    ><span id="run-left"></span></p>
+  <div class="bar" id="run-bar" role="progressbar" aria-label="{run}"
     aria-valuemin="0" aria-valuemax="100" aria-valuenow="0"><i></i></div>
-  <p id="run-step" class="quiet">No run yet.</p>
+  <p id="run-step" class="quiet">{page_text("sidebar.no_run_yet")}</p>
   <p class="hint" id="app-error" hidden></p>
 </section>
 """
-KILL_QUESTION = """
-<p class="strong">Kill this run now?</p>
-<p class="quiet">Checkpoints are kept. Resume continues from the latest one and repeats the steps after it.</p>
+
+
+def render_kill_question() -> str:
+    return f"""
+<p class="strong">{page_text("sidebar.kill_question")}</p>
+<p class="quiet">{page_text("sidebar.what_kill_keeps")}</p>
 """
-RECENT_RUNS = """
-<section aria-labelledby="recent-head"><h2 class="eyebrow" id="recent-head">Recent runs</h2>
-<ul class="recent" id="recent"><li class="quiet">None yet</li></ul></section>
+
+
+def render_recent_runs() -> str:
+    return f"""
+<section aria-labelledby="recent-head"><h2 class="eyebrow" id="recent-head">{page_text("sidebar.recent_runs")}</h2>
+<ul class="recent" id="recent"><li class="quiet">{page_text("sidebar.no_recent_run")}</li></ul></section>
 """
-SIGN_OUT_FORM = """
+
+
+def render_sign_out_form() -> str:
+    return f"""
 <form method="post" action="/tunebench/leave"><button type="submit" class="link" id="sign-out"
-  title="Every signed-in browser will need a new link. Training continues.">Sign out everywhere</button></form>
+  title="{page_text("sidebar.sign_out_effect")}">{page_text("sidebar.sign_out")}</button></form>
 """
-BANNER = """
-<div id="lost-connection" class="banner" role="alert" hidden>Lost contact with Tunebench, retrying…
-If you closed the terminal, start Tunebench again. Training continues, and this page reconnects.</div>
+
+
+def render_banner() -> str:
+    return f"""
+<div id="lost-connection" class="banner" role="alert" hidden>{page_text("sidebar.lost_connection")}
+{page_text("sidebar.lost_connection_help")}</div>
 """
 
 

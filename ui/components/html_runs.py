@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
+from trainer_core.texts import Text, page_text
 from ui.components.html_charts import Chart, ChartSeries, render_chart
 
-OVERLAY = Chart((ChartSeries("overlay"),), "Selected runs", "Select runs in the table to overlay their curves.")
-RUNS = f"""
+OVERLAY = Chart((ChartSeries("overlay"),), Text("page.runs_tab.selected_runs"), Text("page.runs_tab.select_runs"))
+
+
+def render_runs_tab() -> str:
+    return f"""
 <div id="runs-tools" class="row" hidden>
-<label>Search <input type="search" id="runs-find" placeholder="name, model, data or note"></label>
+<label>{page_text("runs_tab.search")} <input type="search" id="runs-find" placeholder="{page_text("runs_tab.search_in")}"></label>
 <span id="runs-count" class="quiet" role="status"></span></div>
-<section id="overlay" aria-label="Selected runs" hidden><p class="row"><label>Curve <select id="overlay-curve"></select></label>
-<button type="button" class="button small" id="overlay-clear">Clear selection</button></p>
+<section id="overlay" aria-label="{page_text("runs_tab.selected_runs")}" hidden>
+<p class="row"><label>{page_text("runs_tab.curve")} <select id="overlay-curve"></select></label>
+<button type="button" class="button small" id="overlay-clear">{page_text("runs_tab.clear_selection")}</button></p>
 {render_chart(OVERLAY)}<p id="overlay-names" class="lines quiet"></p>
-<div class="tablewrap" tabindex="0" role="region" aria-label="Settings that differ">
+<div class="tablewrap" tabindex="0" role="region" aria-label="{page_text("runs_tab.different_settings")}">
 <table id="overlay-differ"></table></div></section>
-<div class="card tablewrap" tabindex="0" role="region" aria-label="Runs"><table id="runs">
-<caption class="sr">All runs, pinned ones first, then newest first</caption><thead><tr>
-<th scope="col"><span class="sr">Overlay curves</span></th><th scope="col">State</th><th scope="col">Run</th>
-<th scope="col" class="minor">Data</th><th scope="col" class="num minor">Steps</th>
-<th scope="col" class="num lesser">Loss</th><th scope="col" class="num lesser">Accuracy</th>
-<th scope="col" class="num minor">Size</th><th scope="col" class="minor">Started</th>
-<th scope="col"><span class="sr">Actions</span></th></tr></thead><tbody></tbody></table>
-<p class="empty" id="runs-empty">No run yet. Start your first one on the Start tab.</p></div>
+<div class="card tablewrap" tabindex="0" role="region" aria-label="{page_text("runs_tab.runs")}">{render_table()}
+<p class="empty" id="runs-empty">{page_text("runs_tab.no_run")}</p></div>
 <p id="runs-status" class="sr" role="status" aria-live="polite"></p>
-<details id="trash" hidden><summary>Trash</summary><ul></ul><p class="buttons"></p></details>
+<details id="trash" hidden><summary>{page_text("runs_tab.trash")}</summary><ul></ul><p class="buttons"></p></details>
 """
+
+
+def render_table() -> str:
+    """The table of runs; runs.js adds the rows."""
+    return f"""<table id="runs">
+<caption class="sr">{page_text("runs_tab.order")}</caption><thead><tr>
+<th scope="col"><span class="sr">{page_text("runs_tab.overlay_curves")}</span></th>
+<th scope="col">{page_text("runs_tab.state")}</th>
+<th scope="col">{page_text("runs_tab.run")}</th>
+<th scope="col" class="minor">{page_text("runs_tab.data")}</th>
+<th scope="col" class="num minor">{page_text("runs_tab.steps")}</th>
+<th scope="col" class="num lesser">{page_text("runs_tab.loss")}</th>
+<th scope="col" class="num lesser">{page_text("runs_tab.accuracy")}</th>
+<th scope="col" class="num minor">{page_text("runs_tab.size")}</th>
+<th scope="col" class="minor">{page_text("runs_tab.started")}</th>
+<th scope="col"><span class="sr">{page_text("runs_tab.actions")}</span></th></tr></thead><tbody></tbody></table>"""

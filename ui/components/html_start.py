@@ -10,6 +10,7 @@ from html import escape
 from trainer_core.planning.forecast import Forecast
 from trainer_core.planning.memory_model import MemoryPart, certain_bytes
 from trainer_core.system.format import GIB, format_gb
+from trainer_core.texts import page_text
 from ui.format import setting_label
 from ui.payloads.memory_fit import FIT_MARKS, MemorySlider
 
@@ -30,16 +31,16 @@ def render_plan(lines: Sequence[PlanLine], notes: Sequence[str] = ()) -> str:
         for line in lines
     )
     more = "".join(f"<li>{escape(note)}</li>" for note in notes)
-    return (
-        f'<section class="card plan"><h2>What will happen</h2><ol>{rows}</ol><ul class="reasons">{more}</ul></section>'
-    )
+    title = page_text("start_tab.plan")
+    return f'<section class="card plan"><h2>{title}</h2><ol>{rows}</ol><ul class="reasons">{more}</ul></section>'
 
 
 def render_data_facts(facts: Sequence[str], notes: Sequence[str]) -> str:
     """Facts about the data, and notes on dropped rows."""
     good = "".join(f'<li class="ok">{escape(fact)}</li>' for fact in facts)
     more = "".join(f'<li class="warn">{escape(note)}</li>' for note in notes)
-    return f'<ul class="checked">{good}{more}</ul><button class="link" data-preview>Preview and check the data</button>'
+    preview = page_text("start_tab.preview_data")
+    return f'<ul class="checked">{good}{more}</ul><button class="link" data-preview>{preview}</button>'
 
 
 def render_start_choices(values: str) -> str:
@@ -47,12 +48,12 @@ def render_start_choices(values: str) -> str:
     return f'<span data-choices="{escape(values)}"></span>'
 
 
-def render_origin(
-    of: str, changes: Sequence[str], more: str = "Train and compare starts a new run; the old one stays."
-) -> str:
-    """The origin of the form's settings, and their differences from it."""
+def render_origin(of: str, changes: Sequence[str], more: str = "") -> str:
+    """The origin of the form's settings, their differences from it, and a note."""
     rows = "".join(f"<li>{escape(change)}</li>" for change in changes)
-    note = escape(more) + ("" if changes else " Nothing was changed.")
+    note = escape(more or page_text("start_tab.starts_new_run"))
+    if not changes:
+        note += f" {page_text('start_tab.no_changes')}"
     return (
         f'<div class="verdict origin" role="status"><h3>{escape(of)}</h3><ul>{rows}</ul>'
         f'<p class="quiet small">{note}</p></div>'
@@ -70,7 +71,8 @@ def render_sliders(sliders: Sequence[MemorySlider]) -> str:
         "</label>"
         for one in sliders
     )
-    return f'<h2>Will it fit?</h2><div id="memory-sliders" role="group" aria-label="Settings that change memory use">{rows}</div>'
+    title, label = page_text("memory.title"), page_text("memory.sliders")
+    return f'<h2>{title}</h2><div id="memory-sliders" role="group" aria-label="{label}">{rows}</div>'
 
 
 def render_memory(plan: Forecast, sliders: dict[str, int], way: tuple[str, str]) -> str:
@@ -80,14 +82,12 @@ def render_memory(plan: Forecast, sliders: dict[str, int], way: tuple[str, str])
     parts = largest_parts(plan.peak.parts)
     rest = f'<i class="spread" style="flex-basis:{50 * (plan.peak.upper - plan.peak.lower) / most:.2f}%"></i>'
     bar = "".join(render_segment(part, most, at) for at, part in enumerate(parts)) + rest
-    summary = (
-        f"{plan.peak_stage.upper()} needs {format_gb(plan.peak.lower)} to "
-        f"{format_gb(plan.peak.upper)} of {format_gb(plan.free)}"
-    )
+    least, most_needed, free = format_gb(plan.peak.lower), format_gb(plan.peak.upper), format_gb(plan.free)
+    summary = page_text("memory.summary", stage=plan.peak_stage.upper(), least=least, most=most_needed, free=free)
     model, words = way
     button = f'<button type="button" class="button small" data-suggest="{escape(model)}">{escape(words)}</button>'
     lines = [plan.holders, plan.too_big, *plan.notes]
-    return f"""<section class="memory" aria-label="Memory" data-sliders="{escape(json.dumps(sliders))}">
+    return f"""<section class="memory" aria-label="{page_text("memory.memory")}" data-sliders="{escape(json.dumps(sliders))}">
 <p class="fit"><span class="badge" data-tone="{FIT_TONES[plan.verdict.level]}">{mark} {word.capitalize()}</span>
   <span>{escape(plan.verdict.sentence.partition(": ")[2])}</span></p>
 <div class="stack" role="img" aria-label="{escape(summary)}">{bar}<b style="left:{100 * plan.free / most:.2f}%"></b></div>
@@ -100,7 +100,7 @@ def largest_parts(parts: Sequence[MemoryPart]) -> list[MemoryPart]:
     """At most seven parts, the largest first, so that each has its own colour; those that would read 0.0 GB are summed."""
     large = sorted((part for part in parts if part.upper >= 0.05 * GIB), key=lambda part: -part.upper)[:7]
     small = [part for part in parts if part not in large]
-    rest = MemoryPart("Other", sum(part.lower for part in small), sum(part.upper for part in small))
+    rest = MemoryPart(page_text("memory.other"), sum(part.lower for part in small), sum(part.upper for part in small))
     return [*large, *([rest] if small else [])]
 
 
@@ -112,7 +112,7 @@ def render_legend_entry(part: MemoryPart, at: int) -> str:
     amount = (
         format_gb(part.upper)
         if part.upper - part.lower < 0.05 * GIB
-        else f"{part.lower / GIB:.1f} to {format_gb(part.upper)}"
+        else page_text("memory.amount_range", least=part.lower / GIB, most=format_gb(part.upper))
     )
     return f'<li><i class="p{at % 8}"></i>{escape(part.name)} <b>{amount}</b></li>'
 
@@ -131,15 +131,18 @@ def render_reasons(plan: Forecast) -> str:
         f"<dt>{escape(setting_label(one.key))}: {escape(one.value)}</dt><dd>{escape(one.sentence)}</dd>"
         for one in plan.values
     )
-    host = f" RAM: up to {format_gb(sum(part.upper for part in plan.peak.host))} of {format_gb(plan.host_free)} free."
-    disk = f"Disk: up to {format_gb(certain_bytes(plan.disk))} of {format_gb(plan.disk_free)} free; "
-    disk += ", ".join(f"{part.name.lower()} {format_gb(part.upper)}" for part in plan.disk) + "."
-    return f"""<details><summary>Disk, RAM and why these settings</summary>
-<p>{disk}{host if plan.peak.host else ""}</p><dl>{rows}</dl></details>"""
+    files = ", ".join(f"{part.name.lower()} {format_gb(part.upper)}" for part in plan.disk)
+    needed, free = format_gb(certain_bytes(plan.disk)), format_gb(plan.disk_free)
+    room = [page_text("memory.disk", needed=needed, free=free, files=files)]
+    if host := plan.peak.host:
+        needed, free = format_gb(sum(part.upper for part in host)), format_gb(plan.host_free)
+        room.append(page_text("memory.ram", needed=needed, free=free))
+    return f"""<details><summary>{page_text("memory.details")}</summary>
+<p>{" ".join(room)}</p><dl>{rows}</dl></details>"""
 
 
 def render_unknown_memory(sentence: str, sliders: dict[str, int]) -> str:
     return (
-        f'<section class="memory" aria-label="Memory" data-sliders="{escape(json.dumps(sliders))}">'
+        f'<section class="memory" aria-label="{page_text("memory.memory")}" data-sliders="{escape(json.dumps(sliders))}">'
         f'<p class="quiet">{escape(sentence)}</p></section>'
     )

@@ -7,34 +7,46 @@ import gradio as gr
 from launcher import info
 from trainer_core.errors import BusyError
 from trainer_core.jobs.supervisor import Supervisor
+from trainer_core.texts import page_text
 from ui.components.form import QUIET_OPTIONS, bind_handler
-from ui.components.html import BRAND, DEVICE, KILL_QUESTION, RECENT_RUNS, RUN, SIGN_OUT_FORM
+from ui.components.html import (
+    BRAND,
+    render_device,
+    render_kill_question,
+    render_recent_runs,
+    render_run_card,
+    render_sign_out_form,
+)
 from ui.payloads import run
 
 
 def build_sidebar(supervisor: Supervisor, live: gr.HTML) -> None:  # noqa: C901  (layout, then handlers, then wiring)
     with gr.Sidebar(width=272, elem_id="sidebar"):
         static_html(BRAND)
-        static_html(DEVICE)
-        static_html(RUN)
+        static_html(render_device())
+        static_html(render_run_card())
         with gr.Row(elem_id="run-buttons"):
-            pause = gr.Button("Pause", size="md", interactive=False, elem_id="pause", min_width=80)
-            stop = gr.Button("Stop run", size="md", interactive=False, elem_id="stop", min_width=80)
+            pause = gr.Button(page_text("sidebar.pause"), size="md", interactive=False, elem_id="pause", min_width=80)
+            stop = gr.Button(page_text("sidebar.stop"), size="md", interactive=False, elem_id="stop", min_width=80)
         with gr.Column(visible=False, elem_id="stop-question") as stop_question:
-            static_html('<p class="strong">Stop after this step?</p>')
-            stop_confirm = gr.Button("Stop and keep adapter", variant="stop", size="md", elem_id="stop-confirm")
-            stop_cancel = gr.Button("Continue training", size="md", elem_id="stop-cancel")
-        kill = gr.Button("Kill now", visible=False, size="md", elem_id="kill")
+            static_html(f'<p class="strong">{page_text("sidebar.stop_question")}</p>')
+            stop_confirm = gr.Button(
+                page_text("sidebar.confirm_stop"), variant="stop", size="md", elem_id="stop-confirm"
+            )
+            stop_cancel = gr.Button(page_text("sidebar.cancel_stop"), size="md", elem_id="stop-cancel")
+        kill = gr.Button(page_text("sidebar.kill"), visible=False, size="md", elem_id="kill")
         with gr.Column(visible=False, elem_id="kill-question") as kill_question:
-            static_html(KILL_QUESTION)
-            kill_confirm = gr.Button("Kill the run", variant="stop", size="md", elem_id="kill-confirm")
-            kill_cancel = gr.Button("Keep waiting", size="md", elem_id="kill-cancel")
+            static_html(render_kill_question())
+            kill_confirm = gr.Button(
+                page_text("sidebar.confirm_kill"), variant="stop", size="md", elem_id="kill-confirm"
+            )
+            kill_cancel = gr.Button(page_text("sidebar.cancel_kill"), size="md", elem_id="kill-cancel")
         problem = gr.HTML("", elem_id="stop-problem", elem_classes="problem")
-        static_html(RECENT_RUNS)
-        static_html(SIGN_OUT_FORM)
-        problem_report = gr.Button("Report a problem", size="md", elem_id="report-problem")
+        static_html(render_recent_runs())
+        static_html(render_sign_out_form())
+        problem_report = gr.Button(page_text("sidebar.report_problem"), size="md", elem_id="report-problem")
         block = gr.Textbox(
-            label="Paste this where you ask for help",
+            label=page_text("sidebar.problem_report"),
             visible=False,
             interactive=False,
             lines=8,
@@ -82,7 +94,7 @@ def build_sidebar(supervisor: Supervisor, live: gr.HTML) -> None:  # noqa: C901 
 
     def write_report() -> tuple[dict, dict]:
         text = info.system_report(info.InfoSources(supervisor.workspace.root))
-        return gr.update(value=text, visible=True), gr.update(value="Write the report again")
+        return gr.update(value=text, visible=True), gr.update(value=page_text("sidebar.report_again"))
 
     def refresh() -> tuple[dict, dict, dict, dict, dict]:
         active, hidden = supervisor.registry.active_run, gr.update(visible=False)

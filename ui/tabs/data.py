@@ -23,7 +23,7 @@ from trainer_core.errors import DataError
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.runs.workspace import Workspace
 from trainer_core.schema import StrictModel
-from ui.components.html_data import DATA
+from ui.components.html_data import render_data_tab
 from ui.server import path_policy
 from ui.server.endpoints import Reply, public_endpoints
 
@@ -72,7 +72,7 @@ class SavedFile(TypedDict):
 
 def build_data_tab(supervisor: Supervisor) -> None:
     gr.HTML(
-        html_template=DATA,
+        html_template=render_data_tab(),
         js_on_load=DATA_JS,
         server_functions=public_endpoints(DataActions(supervisor.workspace)),
         apply_default_css=False,

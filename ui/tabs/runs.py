@@ -10,7 +10,7 @@ from trainer_core.runs.metadata import RunMetadata
 from trainer_core.schema import parse_values
 from trainer_core.system import file_manager
 from ui.components.form import QUIET_OPTIONS, bind_handler
-from ui.components.html_runs import RUNS
+from ui.components.html_runs import render_runs_tab
 from ui.components.sidebar import static_html
 from ui.payloads.run_settings import run_metadata
 
@@ -18,7 +18,7 @@ from ui.payloads.run_settings import run_metadata
 def build_runs_tab(supervisor: Supervisor, live: gr.HTML) -> None:
     problem = gr.HTML("", elem_id="runs-problem", elem_classes="problem")
 
-    static_html(RUNS, elem_id="runs-view")
+    static_html(render_runs_tab(), elem_id="runs-view")
 
     def edit_run(event: gr.EventData) -> None:
         """Change a name, note or pin; omitted values stay."""
