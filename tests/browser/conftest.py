@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -60,8 +62,16 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Ap
 
 @pytest.fixture
 def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
+    with open_profile(browser) as open_page:
+        yield open_page
+
+
+@contextmanager
+def open_profile(browser: Browser, **options: Any) -> Iterator[Callable[..., Page]]:
     """Opens pages in a fresh profile. At the end: no script error, and no request left 127.0.0.1."""
-    context = browser.new_context(viewport={"width": 1360, "height": 900}, reduced_motion="reduce", locale="en-GB")
+    context = browser.new_context(
+        viewport={"width": 1360, "height": 900}, reduced_motion="reduce", locale="en-GB", **options
+    )
     wrong: list[str] = []
     context.on("request", lambda request: wrong.append(request.url) if is_foreign(request.url) else None)
     context.on("weberror", lambda error: wrong.append(str(error.error)))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page
+from playwright.sync_api import Browser, Page
 
+from tests.browser.conftest import open_profile
 from tests.browser.test_page import begin, phase, tab
 from tests.support.app_process import App
 
@@ -40,13 +41,20 @@ def violations(page: Page) -> list[str]:
     return [f"{one['id']}: {one['help']}: {[node['html'][:160] for node in one['nodes']][:3]}" for one in found]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.fixture(scope="module", params=["light", "dark"])
+def scheme(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def page(app: App, history: None, browser: Browser, scheme: str) -> Iterator[Page]:
+    """One page for all tests that only look."""
+    with open_profile(browser, color_scheme=scheme) as visit:
+        yield visit(app)
+
+
 @pytest.mark.parametrize("name", TABS)
-def test_axe_finds_nothing(app: App, history: None, visit: Visit, name: str, scheme: str) -> None:
-    page = visit(app)
-    page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-    page.reload()
-    page.wait_for_function("window.tunebench?.getPart('buttons')")
+def test_axe_finds_nothing(page: Page, name: str) -> None:
     tab(page, name)
     if name == "Start":
         page.get_by_role("button", name="All settings").click()
@@ -54,27 +62,29 @@ def test_axe_finds_nothing(app: App, history: None, visit: Visit, name: str, sch
     assert violations(page) == []
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_in_a_failed_run(app: App, history: None, visit: Visit, scheme: str) -> None:
-    page = visit(app)
-    page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+def test_the_browser_draws_in_the_same_scheme(page: Page, scheme: str) -> None:
+    assert page.locator("#method input").first.evaluate("node => getComputedStyle(node).colorScheme") == scheme
+
+
+def test_axe_finds_nothing_in_a_failed_run(page: Page) -> None:
     tab(page, "Runs")
     page.locator("#runs tbody tr", has_text="fails").get_by_role("button").first.click()
     page.wait_for_function("window.tunebench.getPart('run').phase === 'failed'")
     assert violations(page) == []
 
 
-@pytest.mark.parametrize("width", [1360, 1024, 820, 680])
-def test_nothing_is_cut_off(app: App, history: None, visit: Visit, width: int) -> None:
-    """No tab scrolls sideways. 680 is what a 200 % zoom leaves of 1360."""
+def test_nothing_is_cut_off(app: App, history: None, visit: Visit) -> None:
+    """No tab scrolls sideways at any width. 680 is what a 200 % zoom leaves of 1360."""
     page = visit(app)
-    page.set_viewport_size({"width": width, "height": 900})
-    for name in TABS:
-        page.evaluate("name => window.tunebench.openTab(name)", name.lower())
-        page.wait_for_timeout(300)
-        assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, name
-    inner = "[...document.querySelectorAll('#conversation, #runs-view .tablewrap')]"
-    assert page.evaluate(f"{inner}.filter(one => one.scrollWidth > one.clientWidth).map(one => one.id)") == []
+    for width in (1360, 1024, 820, 680):
+        page.set_viewport_size({"width": width, "height": 900})
+        for name in TABS:
+            page.evaluate("name => window.tunebench.openTab(name)", name.lower())
+            page.wait_for_timeout(300)
+            assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, (name, width)
+        inner = "[...document.querySelectorAll('#conversation, #runs-view .tablewrap')]"
+        wide = page.evaluate(f"{inner}.filter(one => one.scrollWidth > one.clientWidth).map(one => one.id)")
+        assert wide == [], width
 
 
 def test_the_button_is_at_hand_on_a_narrow_page(app: App, visit: Visit) -> None:
@@ -82,14 +92,6 @@ def test_the_button_is_at_hand_on_a_narrow_page(app: App, visit: Visit) -> None:
     page.set_viewport_size({"width": 820, "height": 900})
     box = page.locator("#go").bounding_box()
     assert box and box["y"] < 600
-
-
-def test_what_the_browser_draws_is_dark_too(app: App, visit: Visit) -> None:
-    page = visit(app)
-    page.emulate_media(color_scheme="dark")
-    page.reload()
-    page.wait_for_function("window.tunebench?.getPart('buttons')")
-    assert page.locator("#method input").first.evaluate("node => getComputedStyle(node).colorScheme") == "dark"
 
 
 def test_no_id_stands_twice(app: App, visit: Visit) -> None:
