@@ -29,7 +29,7 @@ from trainer_core.cli import terminal
 from trainer_core.errors import UserError
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.runs.workspace import Workspace, default_workspace, ensure_dir
-from trainer_core.texts import Text
+from trainer_core.texts import Text, page_text
 from ui.components import html, sidebar, theme
 from ui.server import auth, live_updates
 from ui.server.address import OPENER, hold_port, is_own_name, own_name
@@ -53,15 +53,15 @@ def build_page(supervisor: Supervisor) -> gr.Blocks:
         sidebar.static_html(html.render_banner())
         sidebar.build_sidebar(supervisor, live)
         with gr.Tabs(elem_id="tabs", selected="start") as tabs:
-            with gr.Tab("Start", id="start"):
+            with gr.Tab(page_text("tabs.start"), id="start"):
                 start.build_start_tab(supervisor, live, tabs, page)
-            with gr.Tab("Data", id="data"):
+            with gr.Tab(page_text("tabs.data"), id="data"):
                 data.build_data_tab(supervisor)
-            with gr.Tab("Train", id="train"):
+            with gr.Tab(page_text("tabs.train"), id="train"):
                 train.build_train_tab(supervisor, live)
-            with gr.Tab("Compare", id="compare"):
+            with gr.Tab(page_text("tabs.compare"), id="compare"):
                 compare.build_compare_tab(supervisor, live, tabs)
-            with gr.Tab("Runs", id="runs"):
+            with gr.Tab(page_text("tabs.runs"), id="runs"):
                 build_runs_tab(supervisor, live)
     page.queue(api_open=False)
     page._queue.sleep_when_free = QUEUE_SLEEP_SECONDS

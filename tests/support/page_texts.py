@@ -12,10 +12,10 @@ SCRIPTS = sorted((PROJECT / "assets" / "web").glob("*.js"))
 
 
 def script_codes() -> set[str]:
-    """The codes in the page's scripts: each string that begins with a section of the page's texts."""
+    """The codes in the page's scripts: each string that begins with a section of the page's texts, except file names."""
     sections = {code.split(".")[0] for code in page_texts()}
     code = "\n".join(path.read_text(encoding="utf-8") for path in SCRIPTS)
-    return {found for found in re.findall(r'"(\w+\.\w+)"', code) if found.split(".")[0] in sections}
+    return {found for found in re.findall(r'"(\w+\.(?!jsonl)\w+)"', code) if found.split(".")[0] in sections}
 
 
 def placeholders(template: str) -> set[str]:

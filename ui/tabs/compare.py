@@ -18,8 +18,9 @@ from trainer_core.jobs.registry import RunRegistry
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.runs.events import Stage
 from trainer_core.schema import StrictModel, parse_values
+from trainer_core.texts import page_text
 from ui.components.form import QUIET_OPTIONS, Form, bind_handler
-from ui.components.html_compare import COMPARE_MORE, LANES
+from ui.components.html_compare import render_compare_more, render_lanes
 from ui.components.sidebar import static_html
 from ui.payloads.comparison import comparison_payload
 from ui.payloads.run import is_comparable, run_option
@@ -28,7 +29,6 @@ from ui.tabs.compare_actions import CompareActions, compare_endpoints
 
 COMPARE_JS = "window.tunebench.initCompare(element, server);"
 PAIR_JS = "(run, first, second) => window.tunebench.setVotePair({ run, first, second })"
-PROMPT_SETS = [("Bundled prompts", BUNDLED), ("Held-out prompts of this run", HELD_OUT)]
 
 
 class CompareForm(StrictModel):
@@ -51,17 +51,17 @@ def build_compare_tab(supervisor: Supervisor, live: gr.HTML, tabs: gr.Tabs) -> N
     with gr.Column(elem_id="compare-form"):
         inputs, buttons = build_inputs(supervisor.registry, newest)
     problem = gr.HTML("", elem_id="compare-problem", elem_classes="problem")
-    static_html(LANES, elem_id="compare-lanes")
+    static_html(render_lanes(), elem_id="compare-lanes")
     with gr.Row(elem_id="sides"):
         inputs |= side_inputs(own_lane_names(supervisor.registry, newest))
     gr.HTML(
-        html_template=COMPARE_MORE,
+        html_template=render_compare_more(),
         js_on_load=COMPARE_JS,
         server_functions=compare_endpoints(supervisor),
         apply_default_css=False,
         elem_id="compare-view",
     )
-    with gr.Accordion("Sampling", open=False, elem_id="sampling"), gr.Row(elem_classes="fields"):
+    with gr.Accordion(page_text("compare_tab.sampling"), open=False, elem_id="sampling"), gr.Row(elem_classes="fields"):
         sampling = Form(Sampling)
     wire_handlers(supervisor, live, tabs, {**inputs, "sampling": sampling}, buttons, problem)
 
@@ -72,40 +72,56 @@ def build_inputs(registry: RunRegistry, run_id: str) -> tuple[dict[str, Any], di
     buttons: dict[str, gr.Button] = {}
     own, beside = own_lane_names(registry, run_id), lane_names(registry, run_id)
     with gr.Row():
-        runs: dict[str, Any] = {"choices": run_choices(registry), "value": run_id or None, "label": "Run", "scale": 2}
-        inputs["run"] = gr.Dropdown(**runs, interactive=True, elem_id="run")
-        several: dict[str, Any] = {"multiselect": True, "max_choices": MAX_LANES, "label": "Models", "scale": 3}
-        inputs["lanes"] = gr.Dropdown(beside, value=own, **several, interactive=True, elem_id="lane-select")
-        sets: dict[str, Any] = {"label": "Prompts", "allow_custom_value": True, "scale": 2}
-        inputs["source"] = gr.Dropdown(PROMPT_SETS, value=BUNDLED, **sets, interactive=True, elem_id="prompt-set")
+        runs: dict[str, Any] = {"label": page_text("compare_tab.run"), "value": run_id or None, "scale": 2}
+        inputs["run"] = gr.Dropdown(run_choices(registry), **runs, interactive=True, elem_id="run")
+        several: dict[str, Any] = {"multiselect": True, "max_choices": MAX_LANES, "scale": 3, "interactive": True}
+        models = page_text("compare_tab.models")
+        inputs["lanes"] = gr.Dropdown(beside, value=own, label=models, **several, elem_id="lane-select")
+        sets: dict[str, Any] = {"label": page_text("compare_tab.prompts"), "allow_custom_value": True, "scale": 2}
+        inputs["source"] = gr.Dropdown(prompt_sets(), value=BUNDLED, **sets, interactive=True, elem_id="prompt-set")
     with gr.Row():
-        box: dict[str, Any] = {"label": "Prompt", "lines": 2, "max_lines": 8, "scale": 5, "min_width": 360}
-        inputs["prompt"] = gr.Textbox(read_bundled_prompts()[0], **box, interactive=True, elem_id="prompt")
+        box: dict[str, Any] = {"lines": 2, "max_lines": 8, "scale": 5, "min_width": 360, "interactive": True}
+        prompt = page_text("compare_tab.prompt")
+        inputs["prompt"] = gr.Textbox(read_bundled_prompts()[0], label=prompt, **box, elem_id="prompt")
         with gr.Column(scale=1, min_width=250, elem_id="ask-buttons"):
             # Disabled until `refresh` sets this page's run: until then the choices are those of the app's start.
             waiting: dict[str, Any] = {"interactive": False}
-            buttons["generate"] = gr.Button("Generate", variant="primary", elem_id="generate", **waiting)
-            buttons["cancel"] = gr.Button("Stop", visible=False, elem_id="cancel")
+            buttons["generate"] = gr.Button(
+                page_text("compare_tab.generate"), variant="primary", elem_id="generate", **waiting
+            )
+            buttons["cancel"] = gr.Button(page_text("common.stop"), visible=False, elem_id="cancel")
+            small: dict[str, Any] = {"size": "sm", "min_width": 60}
             with gr.Row(elem_id="prompt-buttons"):
-                buttons["previous"] = gr.Button("‹ Previous", elem_id="previous-prompt", size="sm", min_width=60)
-                buttons["next"] = gr.Button("Next ›", elem_id="next-prompt", size="sm", min_width=60)
-                buttons["new_seed"] = gr.Button("New seed", elem_id="new-seed", size="sm", min_width=60, **waiting)
-            buttons["blind"] = gr.Button("Blind vote (B)", elem_id="blind-vote", size="md", **waiting)
-    with gr.Accordion("System prompt and chat", open=False, elem_id="conversation"):
-        going_on = "Chat: keep the conversation"
+                buttons["previous"] = gr.Button(page_text("compare_tab.previous"), elem_id="previous-prompt", **small)
+                buttons["next"] = gr.Button(page_text("compare_tab.next"), elem_id="next-prompt", **small)
+                buttons["new_seed"] = gr.Button(
+                    page_text("compare_tab.new_seed"), elem_id="new-seed", **small, **waiting
+                )
+            buttons["blind"] = gr.Button(
+                page_text("compare_tab.blind_vote"), elem_id="blind-vote", size="md", **waiting
+            )
+    with gr.Accordion(page_text("compare_tab.conversation"), open=False, elem_id="conversation"):
+        going_on = page_text("compare_tab.keep_conversation")
         inputs["follow"] = gr.Checkbox(False, label=going_on, interactive=True, elem_id="follow")
-        inputs["system"] = gr.Textbox("", label="System prompt", lines=2, interactive=True, elem_id="system")
-        extra = "Add a column: base model + this system prompt"
+        system = page_text("compare_tab.system_prompt")
+        inputs["system"] = gr.Textbox("", label=system, lines=2, interactive=True, elem_id="system")
+        extra = page_text("compare_tab.prompted_base")
         inputs["only"] = gr.Checkbox(False, label=extra, interactive=True, elem_id="system-lane")
     return inputs, buttons
+
+
+def prompt_sets() -> list[tuple[str, str]]:
+    return [(page_text("compare_tab.bundled_prompts"), BUNDLED), (page_text("compare_tab.held_out_prompts"), HELD_OUT)]
 
 
 def side_inputs(own: Sequence[str]) -> dict[str, gr.Dropdown]:
     """The two lanes of a blind vote, beside its count."""
     look: dict[str, Any] = {"interactive": True, "min_width": 150}
     return {
-        "side1": gr.Dropdown(own, value=first_name(own), label="Vote on", elem_id="side1", **look),
-        "side2": gr.Dropdown(own, value=last_name(own), label="vs", elem_id="side2", **look),
+        "side1": gr.Dropdown(
+            own, value=first_name(own), label=page_text("compare_tab.vote_on"), elem_id="side1", **look
+        ),
+        "side2": gr.Dropdown(own, value=last_name(own), label=page_text("compare_tab.versus"), elem_id="side2", **look),
     }
 
 
@@ -132,7 +148,7 @@ def wire_handlers(  # noqa: C901  (handlers, then wiring)
     def open_run(event: gr.EventData, settings: Sampling) -> tuple[Any, ...]:
         """Load a run's lanes and ask the first sample prompt, unless these lanes have already answered."""
         run_id = event.run
-        request = parse_values(OpenRunRequest, event._data, "Compare")
+        request = parse_values(OpenRunRequest, event._data, page_text("tabs.compare"))
         own = [*own_lane_names(supervisor.registry, run_id), *request.lane_names]
         comparison = supervisor.compare.compare_run(run_id, select_lanes(supervisor.registry, run_id, own))
         if not comparison.last_prompt and not comparison.open_question:

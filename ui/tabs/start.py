@@ -7,8 +7,9 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from trainer_core.config.recipe import METHOD_CHAINS, METHODS, SAMPLE, Columns, Data, Recipe
+from trainer_core.config.recipe import METHOD_CHAINS, METHODS, SAMPLE, Columns, Data, MethodChain, Recipe
 from trainer_core.jobs.supervisor import Supervisor
+from trainer_core.texts import page_text
 from ui.components import html
 from ui.components.form import ORDERED_OPTIONS, QUIET_OPTIONS, Form, bind_handler, edit_events, edit_triggers
 from ui.components.html_start import render_sliders
@@ -18,27 +19,13 @@ from ui.payloads import memory_fit
 from ui.payloads.model_choices import QUICK
 from ui.tabs.start_actions import PREVIEW, StartActions, StartView, data_choices
 
-METHOD_CHOICES = [
-    (
-        ", then ".join(STAGE_LABELS[stage] for stage in chain.stages)
-        if len(chain.stages) > 1
-        else f"{STAGE_LABELS[chain]} only",
-        chain,
-    )
-    for chain in METHOD_CHAINS
-]
-FOOTNOTE = (
-    "First learns from the good answers (SFT), then learns to prefer them over the bad ones (DPO), then opens Compare. "
-    "All on this computer; nothing is uploaded."
-)
-
 TO_ORIGIN = "() => document.getElementById('origin').scrollIntoView({block: 'center'})"
 
 
 def build_start_tab(supervisor: Supervisor, live: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) -> None:
     actions = StartActions(supervisor)
     origin = gr.HTML("", elem_id="origin")
-    undo = gr.Button("Undo", visible=False, size="sm", elem_id="undo")
+    undo = gr.Button(page_text("start_tab.undo"), visible=False, size="sm", elem_id="undo")
     before = gr.State(None)
     stored = gr.BrowserState({}, storage_key="tunebench.start", secret="tunebench")
     with gr.Row(elem_id="start"):
@@ -47,9 +34,8 @@ def build_start_tab(supervisor: Supervisor, live: gr.HTML, tabs: gr.Tabs, page: 
                 model = gr.Dropdown(
                     actions.offers.model_labels(supervisor),
                     value=actions.first.model,
-                    label="Model",
-                    info="A starter model is included; others download on first use. "
-                    "You can also enter a folder or a Hugging Face ID.",
+                    label=page_text("start_tab.model"),
+                    info=page_text("start_tab.model_help"),
                     allow_custom_value=True,
                     interactive=True,
                     elem_id="model",
@@ -57,8 +43,8 @@ def build_start_tab(supervisor: Supervisor, live: gr.HTML, tabs: gr.Tabs, page: 
                 pairs = gr.Dropdown(
                     data_choices(supervisor.workspace),
                     value=SAMPLE,
-                    label="Data",
-                    info="Preference pairs (chosen and rejected). Chats work too, for SFT only. Enter a path or import in Data.",
+                    label=page_text("start_tab.data"),
+                    info=page_text("start_tab.data_help"),
                     allow_custom_value=True,
                     interactive=True,
                     elem_id="data",
@@ -66,20 +52,28 @@ def build_start_tab(supervisor: Supervisor, live: gr.HTML, tabs: gr.Tabs, page: 
                 health = gr.HTML("", elem_id="health")
                 chosen = gr.HTML("", elem_id="start-choices")
                 method = gr.Radio(
-                    METHOD_CHOICES, value=actions.first.method, label="Method", interactive=True, elem_id="method"
+                    method_choices(),
+                    value=actions.first.method,
+                    label=page_text("start_tab.method"),
+                    interactive=True,
+                    elem_id="method",
                 )
                 goal = gr.Radio(
-                    actions.offers.goal_choices, value=QUICK, label="Training length", interactive=True, elem_id="goal"
+                    actions.offers.goal_choices,
+                    value=QUICK,
+                    label=page_text("start_tab.training_length"),
+                    interactive=True,
+                    elem_id="goal",
                 )
             with gr.Column(elem_classes="card", elem_id="fit"):
                 static_html(render_sliders(memory_fit.SLIDERS))
                 memory = gr.HTML("", elem_id="memory")
         with gr.Column(scale=2, min_width=300):
             plan = gr.HTML("", elem_id="plan")
-            go = gr.Button("Train and compare", variant="primary", size="lg", elem_id="go")
+            go = gr.Button(page_text("start_tab.train_and_compare"), variant="primary", size="lg", elem_id="go")
             problem = gr.HTML("", elem_id="start-problem", elem_classes="problem")
-            static_html(html.render_note(FOOTNOTE))
-    with gr.Accordion("All settings", open=False, elem_id="settings-form"):
+            static_html(html.render_note(page_text("start_tab.footnote")))
+    with gr.Accordion(page_text("settings.title"), open=False, elem_id="settings-form"):
         recipe = build_settings_form(actions.first, model, pairs, method)
 
     elements = StartView(
@@ -87,6 +81,19 @@ def build_start_tab(supervisor: Supervisor, live: gr.HTML, tabs: gr.Tabs, page: 
         settings=chosen, memory=memory, train=go, origin=origin, undo=undo, before=before, tabs=tabs,
     )  # fmt: skip
     wire_handlers(actions, live, page, elements, problem)
+
+
+def method_choices() -> list[tuple[str, MethodChain]]:
+    return [(chain_label(chain), chain) for chain in METHOD_CHAINS]
+
+
+def chain_label(chain: MethodChain) -> str:
+    """`SFT, then DPO` or `SFT only`."""
+    labels = [STAGE_LABELS[stage] for stage in chain.stages]
+    if len(labels) == 1:
+        return page_text("start_tab.method_alone", method=labels[0])
+    first, second = labels
+    return page_text("start_tab.method_chain", first=first, second=second)
 
 
 def wire_handlers(actions: StartActions, live: gr.HTML, page: gr.Blocks, elements: StartView, problem: gr.HTML) -> None:
@@ -127,15 +134,15 @@ def build_settings_form(first: Recipe, model: gr.Dropdown, pairs: gr.Dropdown, m
     """Inputs for all values of a recipe, the `first` at the start; three of them are outside."""
     made: dict[str, Form] = {}
     with gr.Tabs():
-        with gr.Tab("Run", elem_id="page-run"), gr.Row(elem_classes="fields"):
+        with gr.Tab(page_text("settings.run"), elem_id="page-run"), gr.Row(elem_classes="fields"):
             run = Form(Recipe, first, ("model", "method", "data", "lora", *METHODS, "sampling"))
-        with gr.Tab("Data", elem_id="page-data"):
+        with gr.Tab(page_text("settings.data"), elem_id="page-data"):
             rows = gr.Row(elem_classes="fields")
-            with gr.Accordion("Columns (usually detected automatically)", open=False), gr.Row(elem_classes="fields"):
+            with gr.Accordion(page_text("settings.columns"), open=False), gr.Row(elem_classes="fields"):
                 columns = Form(Columns, first.data.columns)
             with rows:
                 made["data"] = Form(Data, first.data, pairs=pairs, columns=columns)
-        for name, title in {"lora": "LoRA", **STAGE_LABELS}.items():
+        for name, title in {"lora": page_text("settings.lora"), **STAGE_LABELS}.items():
             part = getattr(first, name)
             with gr.Tab(title, elem_id=f"page-{name}"), gr.Row(elem_classes="fields"):
                 made[name] = Form(type(part), part, patience=early_stopping_input)
@@ -144,5 +151,9 @@ def build_settings_form(first: Recipe, model: gr.Dropdown, pairs: gr.Dropdown, m
 
 def early_stopping_input(**words: Any) -> Component:
     """Patience by one click; another number may be entered, and empty means off."""
-    usual = [("Off", ""), ("After 3 evaluations (usual)", "3"), ("After 5 evaluations", "5")]
+    usual = [
+        (page_text("settings.early_stopping_off"), ""),
+        (page_text("settings.early_stopping_usual"), "3"),
+        (page_text("settings.early_stopping_late"), "5"),
+    ]
     return gr.Dropdown(usual, allow_custom_value=True, **words)

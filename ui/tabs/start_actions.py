@@ -38,6 +38,7 @@ from trainer_core.runs.events import Stage
 from trainer_core.runs.workspace import Workspace
 from trainer_core.schema import StrictModel, parse_values
 from trainer_core.system.format import format_estimated_duration, format_number
+from trainer_core.texts import page_text
 from ui.components.html_start import (
     PlanLine,
     render_data_facts,
@@ -56,7 +57,6 @@ from ui.server import path_policy
 from ui.tabs.data import SAMPLE_CHATS, SAMPLE_FILES
 
 SYMBOLS = {"beta": "β"}
-SAMPLE_CHOICES = [("Sample pairs: short, warm, direct answers (included)", SAMPLE)]
 
 HIDDEN: dict[str, Any] = gr.update(visible=False)
 UNCHANGED: Any = gr.skip()
@@ -134,7 +134,7 @@ class StartActions:
 
     def use_data(self, event: gr.EventData, recipe: Recipe) -> StartView:
         """Use data that was checked under Data, with its columns and steps."""
-        used = parse_values(UsedData, event._data, "Data").apply_to(recipe)
+        used = parse_values(UsedData, event._data, page_text("tabs.data")).apply_to(recipe)
         return self.show_recipe(self.with_goal_of(recipe, used), tabs=gr.update(selected="start"))
 
     def move_slider(self, event: gr.EventData, recipe: Recipe) -> StartView:
@@ -143,8 +143,9 @@ class StartActions:
     def suggest(self, event: gr.EventData, recipe: Recipe) -> StartView:
         """Suggest settings for this data and memory, or a smaller model with its own: lists every change, and can be undone."""
         suited = self.suited_recipe(recipe, event.model)
-        named = f"Settings of {model_name(suited.model)}" if event.model else "Recommended settings"
-        origin = render_origin(named, findings.setting_differences(recipe, suited), "Nothing has been started.")
+        settings_of = page_text("start_tab.settings_of", name=model_name(suited.model))
+        named = settings_of if event.model else page_text("start_tab.recommended_settings")
+        origin = render_origin(named, findings.setting_differences(recipe, suited), page_text("start_tab.not_started"))
         before = recipe.model_dump(mode="json")
         return self.show_recipe(suited, origin=origin, undo=gr.update(visible=True), before=before)
 
@@ -161,7 +162,8 @@ class StartActions:
         return self.show_run(event.run, self.supervisor.registry.run_recipe(event.run), ())
 
     def show_run(self, run_id: str, recipe: Recipe, changes: Any) -> StartView:
-        origin = render_origin(f"Settings of {display_name(self.supervisor.registry.run_dir(run_id))}", changes)
+        name = display_name(self.supervisor.registry.run_dir(run_id))
+        origin = render_origin(page_text("start_tab.settings_of", name=name), changes)
         return self.show_recipe(recipe, origin=origin, undo=HIDDEN, tabs=gr.update(selected="start"))
 
     def start(self, recipe: Recipe) -> StartView:
@@ -257,16 +259,16 @@ def check_model_input(workspace: Workspace, name: str) -> None:
 def train_button(registry: RunRegistry, level: str) -> Any:
     """The start button: its state, and "Train anyway" if the plan does not fit."""
     busy = registry.active_run is not None
-    words, variant = ("Train anyway", "secondary") if level == "too big" else ("Train and compare", "primary")
-    return gr.update(interactive=not busy, value="Running…" if busy else words, variant=variant)
+    too_big = level == "too big"
+    words = page_text("start_tab.train_anyway" if too_big else "start_tab.train_and_compare")
+    variant = "secondary" if too_big else "primary"
+    return gr.update(interactive=not busy, value=page_text("start_tab.running") if busy else words, variant=variant)
 
 
 def data_choices(workspace: Workspace) -> list[tuple[str, str]]:
     """The sample and every data set made from votes."""
-    return [
-        *SAMPLE_CHOICES,
-        *((title, str(place)) for title, place in preference_data.list_vote_data_sets(workspace)),
-    ]
+    made = ((title, str(place)) for title, place in preference_data.list_vote_data_sets(workspace))
+    return [(page_text("start_tab.sample_pairs"), SAMPLE), *made]
 
 
 class UsedData(StrictModel):
@@ -321,24 +323,26 @@ def restore_recipe(stored: dict[str, Any]) -> Recipe | None:
 
 def plan_lines(recipe: Recipe, found: RowCounts, takes: Mapping[Stage, str]) -> list[PlanLine]:
     """Load, each stage, Compare: what each does, and its duration if known."""
-    layers = recipe.lora.targets.replace("all-linear", "all linear layers")
-    lines = [PlanLine("Load", f"{model_name(recipe.model)}, LoRA rank {recipe.lora.rank} on {layers}")]
-    lines += [
+    lora = recipe.lora
+    layers = page_text("start_tab.all_linear_layers") if lora.targets == "all-linear" else lora.targets
+    loaded = page_text("start_tab.what_is_loaded", model=model_name(recipe.model), rank=lora.rank, layers=layers)
+    stages = [
         PlanLine(
             STAGE_LABELS[stage], describe_stage(found.rows[stage], recipe.stage_settings(stage)), takes.get(stage, "")
         )
         for stage in recipe.method.stages
     ]
-    lanes = join_names(["base", *(STAGE_LABELS[stage] for stage in recipe.method.stages)])
-    return [*lines, PlanLine("Compare", f"{lanes} answer side by side")]
+    lanes = join_names([page_text("start_tab.base"), *(STAGE_LABELS[stage] for stage in recipe.method.stages)])
+    compared = page_text("start_tab.what_is_compared", lanes=lanes)
+    return [PlanLine(page_text("start_tab.load"), loaded), *stages, PlanLine(page_text("start_tab.compare"), compared)]
 
 
 def describe_stage(rows: int, settings: Training) -> str:
     """Steps, rate, warm-up, and other values that the method advises."""
     steps = count_steps(rows, settings)
     parts = [
-        f"{steps} steps of {settings.effective_batch} {ROW_NOUNS[settings.method.rows]}",
-        f"rate\u00a0{format_number(settings.learning_rate)}",
+        page_text("start_tab.steps", steps=steps, batch=settings.effective_batch, rows=ROW_NOUNS[settings.method.rows]),
+        page_text("start_tab.rate", rate=format_number(settings.learning_rate)),
         warmup_text(settings, steps),
         *(f"{SYMBOLS.get(name, name)}\u00a0{getattr(settings, name):g}" for name in settings.method.advised),
     ]
