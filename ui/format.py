@@ -7,6 +7,7 @@ from pathlib import Path
 
 from trainer_core.config.recipe import METHODS, STARTER, Recipe
 from trainer_core.schema import field_label
+from trainer_core.texts import page_text
 
 STAGE_LABELS = {key: method.title for key, method in METHODS.items()}
 
@@ -33,4 +34,4 @@ def setting_label(key: str) -> str:
 
 def join_names(names: Sequence[str]) -> str:
     """base, SFT and DPO."""
-    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)
+    return page_text("common.names", names=", ".join(names[:-1]), last=names[-1]) if len(names) > 1 else "".join(names)

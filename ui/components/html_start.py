@@ -77,7 +77,7 @@ def render_sliders(sliders: Sequence[MemorySlider]) -> str:
 
 def render_memory(plan: Forecast, sliders: dict[str, int], way: tuple[str, str]) -> str:
     """The fit: verdict, bar by part with its legend, other users of memory, costs of edits, and reasons."""
-    mark, word = FIT_MARKS[plan.verdict.level]
+    mark, word = map(str, FIT_MARKS[plan.verdict.level])
     most = max(plan.free, plan.peak.upper, 1)
     parts = largest_parts(plan.peak.parts)
     rest = f'<i class="spread" style="flex-basis:{50 * (plan.peak.upper - plan.peak.lower) / most:.2f}%"></i>'

@@ -18,6 +18,7 @@ from trainer_core.runs.run_state import RunState
 from trainer_core.runs.workspace import Workspace
 from trainer_core.schema import StrictModel
 from trainer_core.system.format import format_duration
+from trainer_core.texts import page_text
 from ui.payloads.run_settings import display_name
 from ui.payloads.scores import read_scores, score_table_payload
 from ui.payloads.vote_tally import count_votes, current_votes, file_stamp
@@ -68,7 +69,7 @@ def worker_activity(current: CompareSession) -> str:
     if current.state.phase not in (Phase.QUEUED, Phase.LOADING):
         return str(current.state.detail)
     count = len({lane.adapter for lane in current.job.lanes if lane.adapter})
-    return f"Loading the base and {count} adapter{'s' * (count != 1)}…"
+    return page_text("comparison.loading_lanes", adapters=count)
 
 
 def all_lanes(current: CompareSession) -> list[dict[str, Any]]:
@@ -122,11 +123,11 @@ def describe_answer_stats(end: AnswerStats | None) -> str:
     if end is None:
         return ""
     rate = f" · {end.tokens / end.seconds:.0f}/s" if end.seconds > 0 else ""
-    return f"{end.tokens} token{'s' * (end.tokens != 1)}{rate}"
+    return page_text("comparison.answer_tokens", tokens=end.tokens) + rate
 
 
 def describe_truncation(end: AnswerStats | None) -> str:
-    return "" if end is None or end.ended_itself else "Truncated at the token limit."
+    return "" if end is None or end.ended_itself else page_text("comparison.truncated")
 
 
 def describe_effect(proof: AdapterCheck | None) -> str:
@@ -134,14 +135,16 @@ def describe_effect(proof: AdapterCheck | None) -> str:
     if proof is None or not proof.sha256:
         return ""
     if not proof.difference:
-        return "The adapter changes nothing: same logits as the base"
-    return "Adapter active ✓" + ("" if proof.strength == 1 else f" at {proof.strength:.0%}")
+        return page_text("comparison.adapter_idle")
+    if proof.strength == 1:
+        return page_text("comparison.adapter_active")
+    return page_text("comparison.adapter_at_strength", strength=proof.strength)
 
 
 def describe_hash(proof: AdapterCheck | None) -> str:
     if proof is None or not proof.sha256:
         return ""
-    return f"adapter {proof.sha256[:8]}, moves logits by up to {proof.difference:.2g}"
+    return page_text("comparison.adapter_effect", hash=proof.sha256[:8], difference=proof.difference)
 
 
 # ---- the open question
@@ -235,7 +238,7 @@ def judge_payload(registry: RunRegistry) -> dict[str, Any] | None:
         given = ()
     found = judge.summarise_judges(judge.read_verdicts(registry.workspace, contest), given)
     return {
-        "progress": "" if state.over else f"Judged {state.done} of {state.total}",
+        "progress": "" if state.over else page_text("comparison.judged", done=state.done, total=state.total),
         "share": state.done / max(state.total, 1),
         "problem": state.problem,
         "opinions": [describe_opinion(one, contest) for one in found],
@@ -243,15 +246,23 @@ def judge_payload(registry: RunRegistry) -> dict[str, Any] | None:
 
 
 def describe_opinion(one: JudgeSummary, contest: LanePair) -> str:
-    share = ""
-    if one.share:
-        low, high = (f"{100 * end:.0f}" for end in one.share.ends)
-        share = f" ({one.share.value:.0%} {contest.second}, 95 % interval {low}–{high})"
-    decided = f"{contest.first} {one.first} – {one.second} {contest.second}{share}"
-    torn = f"; in {one.torn} cases the verdict followed the side" if one.torn else ""
-    ties = f"; {one.ties} ties" if one.ties else ""
-    agreed = f" It agrees with you in {one.agreed} of the {one.of_both} cases you both decided." if one.of_both else ""
-    return f"{one.judge}: {decided}{ties}{torn}.{agreed}"
+    verdicts = [describe_verdicts(one, contest)]
+    if one.ties:
+        verdicts.append(page_text("comparison.ties", ties=one.ties))
+    if one.torn:
+        verdicts.append(page_text("comparison.torn", cases=one.torn))
+    opinion = page_text("comparison.opinion", judge=one.judge, verdicts="; ".join(verdicts))
+    if not one.of_both:
+        return opinion
+    return f"{opinion} {page_text('comparison.agreement', agreed=one.agreed, cases=one.of_both)}"
+
+
+def describe_verdicts(one: JudgeSummary, contest: LanePair) -> str:
+    won = {"first": contest.first, "first_won": one.first, "second": contest.second, "second_won": one.second}
+    if not one.share:
+        return page_text("comparison.verdicts", **won)
+    low, high = (100 * end for end in one.share.ends)
+    return page_text("comparison.verdicts_and_share", **won, share=one.share.value, low=low, high=high)
 
 
 # ---- scores and heat

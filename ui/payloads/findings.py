@@ -17,6 +17,7 @@ from trainer_core.runs.effective_recipe import effective_recipe
 from trainer_core.runs.events import Suggestion
 from trainer_core.runs.run_state import RunState
 from trainer_core.schema import StrictModel
+from trainer_core.texts import page_text
 from ui.format import STAGE_LABELS
 from ui.payloads.run_settings import read_run_settings, settings_by_label
 
@@ -32,7 +33,7 @@ def findings_payload(registry: RunRegistry, view: RunState | None) -> list[dict[
 def finding_payload(finding: Finding) -> dict[str, Any]:
     return {
         "key": finding.key,
-        "where": f"{STAGE_LABELS[finding.stage]} step {finding.step}",
+        "where": page_text("run.step", stage=STAGE_LABELS[finding.stage], step=finding.step),
         "title": str(finding.title),
         "says": str(finding.says),
         "evidence": list(map(str, finding.evidence)),
@@ -105,8 +106,9 @@ def apply_suggestion(registry: RunRegistry, run_id: str, key: str) -> tuple[Reci
 def setting_differences(before: StrictModel, after: StrictModel) -> list[str]:
     """Each setting that differs: its label, its value, and "changed from" the other."""
     old, new = settings_by_label(before), settings_by_label(after)
+    not_set = page_text("run_facts.not_set")
     return [
-        f"{label}: {value or 'none'} (changed from {old[label] or 'none'})"
+        page_text("run_facts.changed_setting", setting=label, value=value or not_set, before=old[label] or not_set)
         for label, value in new.items()
         if value != old[label]
     ]

@@ -18,9 +18,14 @@ from trainer_core.planning.memory_model import estimate_memory, fit_verdict, pea
 from trainer_core.planning.presets import Catalogue, architecture_for_model
 from trainer_core.runs.workspace import Workspace, disk_free
 from trainer_core.system.format import format_planned_value
+from trainer_core.texts import Text, page_text
 from ui.payloads import run
 
-FIT_MARKS = {"fits": ("✓", "fits"), "tight": ("◐", "tight"), "too big": ("✗", "will not fit")}
+FIT_MARKS = {
+    "fits": ("✓", Text("page.memory_fit.fits")),
+    "tight": ("◐", Text("page.memory_fit.tight")),
+    "too big": ("✗", Text("page.memory_fit.too_big")),
+}
 
 
 @dataclass(frozen=True)
@@ -28,18 +33,25 @@ class MemorySlider:
     """One slider: its setting and its positions."""
 
     key: str
-    title: str
+    label: Text
     notches: tuple[int, ...]
+
+    @property
+    def title(self) -> str:
+        return str(self.label)
 
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 LENGTHS = (64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 16_384, 32_768)
 SLIDERS = (
-    MemorySlider("lora.rank", "LoRA rank", (4, 8, 16, 32, 64, 128, 256)),
+    MemorySlider("lora.rank", Text("page.memory_fit.lora_rank"), (4, 8, 16, 32, 64, 128, 256)),
     *(
-        MemorySlider(f"{stage}.{name}", f"{method.title} {word}", notches)
+        slider
         for stage, method in METHODS.items()
-        for name, word, notches in (("batch_size", "batch size", BATCHES), ("max_length", "max length", LENGTHS))
+        for slider in (
+            MemorySlider(f"{stage}.batch_size", Text("page.memory_fit.batch_size", method=method.title), BATCHES),
+            MemorySlider(f"{stage}.max_length", Text("page.memory_fit.max_length", method=method.title), LENGTHS),
+        )
     ),
 )
 SLIDER_SETTINGS = (*(slider.key for slider in SLIDERS), *(f"{stage}.accumulation" for stage in METHODS))
@@ -71,7 +83,7 @@ def build_forecast(supervisor: Supervisor, catalogue: Catalogue, recipe: Recipe,
     except ModelError as error:
         return str(error)
     if shape is None:
-        return f"Memory use of {recipe.model} appears once the model's config is downloaded."
+        return page_text("memory_fit.unknown_size", model=recipe.model)
     return make_forecast(
         recipe, shape, target_machine(supervisor), found, measurements.load_measurements(supervisor.workspace)
     )
@@ -80,7 +92,7 @@ def build_forecast(supervisor: Supervisor, catalogue: Catalogue, recipe: Recipe,
 def mark_user_edits(plan: Forecast, preset: Recipe) -> Forecast:
     """A forecast in which only values that differ from the preset count as edits."""
     values = (
-        replace(one, chosen="", costs=0, why="from the model's preset")
+        replace(one, chosen="", costs=0, why=page_text("memory_fit.from_preset"))
         if one.chosen and one.value == format_planned_value(setting_value(preset, one.key))
         else one
         for one in plan.values
@@ -125,11 +137,13 @@ def suggest_fix(
 ) -> tuple[str, str]:
     """A smaller model and the button's text; without a model: the recommended settings."""
     if plan.suggested and plan.suggested != recipe:
-        return "", "Use recommended settings"
+        return "", page_text("memory_fit.use_recommended")
     if plan.suggested or recipe.model == STARTER:
         return "", ""
     name = smaller_model(supervisor, catalogue, recipe, found)
-    return name, f"Use {'the starter model' if name == STARTER else name} instead"
+    if name == STARTER:
+        return name, page_text("memory_fit.use_starter")
+    return name, page_text("memory_fit.use_model", model=name)
 
 
 def smaller_model(supervisor: Supervisor, catalogue: Catalogue, recipe: Recipe, found: RowCounts) -> str:

@@ -12,10 +12,10 @@ from trainer_core.methods.steps import count_steps
 from trainer_core.planning import presets
 from trainer_core.runs.events import Stage
 from trainer_core.system.format import GIB
+from trainer_core.texts import page_text
 from ui.format import model_name
 from ui.payloads import memory_fit, run
 
-STARTER_TITLE = "Starter · SmolLM2 135M (included)"
 StageRows = Mapping[Stage, int]
 """Stage → the number of its training rows."""
 GOALS = ("quick", "balanced", "thorough")
@@ -51,12 +51,16 @@ class ModelChoices:
     def models(self) -> list[tuple[str, str]]:
         """The starter model, then the recommended one if there is a card, then the rest of the catalogue: title and name."""
         titles = {known.whole: known.title for known in self.catalogue.models}
-        titles |= {known.packed: f"{known.title}, 4-bit" for known in self.catalogue.models if known.packed}
+        titles |= {
+            known.packed: page_text("models.packed", model=known.title)
+            for known in self.catalogue.models
+            if known.packed
+        }
         card = self.preset_choice.preset
         suited = [name for name in (card.model, *card.also) if name != STARTER]
         rest = [known.packed or known.whole for known in self.catalogue.models] if suited else []
         others = [name for name in dict.fromkeys((*suited, *rest)) if name != STARTER]
-        return [(STARTER_TITLE, STARTER), *((titles.get(name, name), name) for name in others)]
+        return [(page_text("models.starter"), STARTER), *((titles.get(name, name), name) for name in others)]
 
     def model_labels(self, supervisor: Supervisor) -> list[tuple[str, str]]:
         """The models with how each fits the free memory: the starter, the recommended one, then the largest first; those that do
@@ -73,8 +77,9 @@ class ModelChoices:
             return name != STARTER, name != best, levels[name] == "too big", -shape.parameter_count if shape else 0
 
         def label(title: str, name: str) -> str:
-            advice = "recommended" if name == best != STARTER else ""
-            return " · ".join(filter(None, (title, " ".join(memory_fit.FIT_MARKS.get(levels[name], ())), advice)))
+            advice = page_text("models.recommended") if name == best != STARTER else ""
+            fit = " ".join(map(str, memory_fit.FIT_MARKS.get(levels[name], ())))
+            return " · ".join(filter(None, (title, fit, advice)))
 
         return [(label(title, name), name) for title, name in sorted(self.models, key=order)]
 
@@ -129,13 +134,14 @@ class ModelChoices:
     def explain(self, recipe: Recipe, rows: StageRows | None = None) -> list[str]:
         """The reasons for a recipe: its settings, then its length."""
         goal = self.matching_goal(recipe, rows)
-        by_hand = "Custom length: you set epochs or steps."
-        length = f"{self.goals[goal].title}: {self.goals[goal].description}" if goal else by_hand
+        length = f"{self.goals[goal].title}: {self.goals[goal].description}" if goal else page_text("models.own_length")
         return [self.settings_reason(recipe), length]
 
     def settings_reason(self, recipe: Recipe) -> str:
         used, preset = self.with_goal_length(recipe, BALANCED), self.with_model_settings(recipe, BALANCED)
         if used.trained_part() != preset.trained_part():
-            return "Some settings differ from the model's preset."
+            return page_text("models.own_settings")
         suited, choice = self.preset_for(recipe.model), self.preset_choice
-        return str(choice.reason) if suited == choice.preset else f"Settings made for {model_name(suited.model)}."
+        if suited == choice.preset:
+            return str(choice.reason)
+        return page_text("models.settings_for", model=model_name(suited.model))

@@ -9,6 +9,7 @@ from pathlib import Path
 from trainer_core import data
 from trainer_core.config.recipe import METHODS, Data, MethodChain, Recipe
 from trainer_core.methods.base import ROW_NOUNS
+from trainer_core.texts import page_text
 
 
 def count_data_rows(recipe: Recipe, tokenizer: Path | None = None) -> data.RowCounts:
@@ -40,7 +41,9 @@ def modified_time(source: str) -> float:
 
 def describe_data(found: data.RowCounts) -> list[str]:
     """The contents of the data, as short lines."""
-    named = [
-        (count, f"{ROW_NOUNS[METHODS[stage].rows]} for {METHODS[stage].title}") for stage, count in found.rows.items()
+    lines = [
+        page_text("run_facts.rows", rows=count, noun=ROW_NOUNS[METHODS[stage].rows], stage=METHODS[stage].title)
+        for stage, count in found.rows.items()
+        if count
     ]
-    return [f"{count:,} {words}" for count, words in (*named, (found.held_out, "pairs held out")) if count]
+    return [*lines, *([page_text("run_facts.held_out", pairs=found.held_out)] if found.held_out else [])]

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import astuple
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from trainer_core.config.recipe import METHODS, Recipe
-from trainer_core.diagnosis.finding import LN2
 from trainer_core.errors import UserError
 from trainer_core.evaluation import preference_data
 from trainer_core.jobs.registry import RunRegistry
 from trainer_core.jobs.supervisor import Supervisor
-from trainer_core.methods.base import ROW_NOUNS
 from trainer_core.runs import checkpoints, control, heartbeat
-from trainer_core.runs.events import MemoryProbed, Phase, ReferenceCheck, Stage, TrainStep
+from trainer_core.runs.events import Phase, Stage, TrainStep
 from trainer_core.runs.run_state import RunState
 from trainer_core.system.format import GIB, format_duration, format_gb
 from trainer_core.system.hardware import Gpu
+from trainer_core.texts import Text, page_text
 from ui.format import STAGE_LABELS, method_label, model_name
 from ui.payloads.run_settings import display_name, read_run_settings, run_metadata
 
@@ -31,16 +29,16 @@ def device_payload(supervisor: Supervisor) -> dict[str, Any]:
     try:
         gpu = supervisor.device.gpu
     except UserError as error:
-        return {"name": "No GPU", "kind": "", "problem": str(error)}
+        return {"name": page_text("run.no_gpu"), "kind": "", "problem": str(error)}
     cpu, problem = supervisor.device.machine.cpu, supervisor.device.machine.problem
     if gpu:
         several = len(supervisor.device.machine.usable_gpus)
         return {
             "name": gpu.name,
-            "kind": f"Most free memory of {several} GPUs" if several > 1 else "",
+            "kind": page_text("run.most_free_gpu", gpus=several) if several > 1 else "",
             "problem": problem,
         }
-    return {"name": cpu.name, "kind": f"Processor, {cpu.cores} core{'s' * (cpu.cores != 1)}", "problem": problem}
+    return {"name": cpu.name, "kind": page_text("run.processor", cores=cpu.cores), "problem": problem}
 
 
 def memory_meter(supervisor: Supervisor) -> dict[str, Any]:
@@ -55,7 +53,7 @@ def memory_meter(supervisor: Supervisor) -> dict[str, Any]:
     return {
         "used": round(1 - cpu.free_bytes / cpu.total_bytes, 2),
         "ours": 0,
-        "free": f"{cpu.free_bytes / GIB:.1f} of {cpu.total_bytes / GIB:.0f} GB free",
+        "free": page_text("run.free_memory", free=cpu.free_bytes / GIB, total=cpu.total_bytes / GIB),
         "facts": "",
     }
 
@@ -67,7 +65,7 @@ def gpu_payload(gpu: Gpu, pids: list[int]) -> dict[str, Any]:
     return {
         "used": round(used / gpu.total_bytes, 3),
         "ours": round(ours / gpu.total_bytes, 3),
-        "free": f"{gpu.free_bytes / GIB:.1f} of {format_gb(gpu.total_bytes)} free",
+        "free": page_text("run.free_gpu_memory", free=gpu.free_bytes / GIB, total=format_gb(gpu.total_bytes)),
         "facts": " · ".join(filter(None, readings)),
         "split": [format_gb(ours), format_gb(max(0, used - ours))],
     }
@@ -145,35 +143,40 @@ def progress_payload(view: RunState | None) -> dict[str, Any] | None:
         "step": describe_step(last) if last else "",
         "left": describe_time_left(view),
         "seconds": None if left is None else round(left),
-        "speed": f"{last.tokens_per_second:,.0f} tokens/s" if last and view.phase.is_active else "",
+        "speed": page_text("run.speed", speed=last.tokens_per_second) if last and view.phase.is_active else "",
     }
 
 
 END_STATES = {
-    Phase.DONE: ("Finished", "good"),
-    Phase.STOPPED: ("Stopped", "plain"),
-    Phase.PAUSED: ("Paused", "plain"),
-    Phase.FAILED: ("Failed", "bad"),
-    Phase.QUEUED: ("Starting", "busy"),
-    Phase.LOADING: ("Loading", "busy"),
-    Phase.SAVING: ("Saving", "busy"),
+    Phase.DONE: (Text("page.run.finished"), "good"),
+    Phase.STOPPED: (Text("page.run.stopped"), "plain"),
+    Phase.PAUSED: (Text("page.run.paused"), "plain"),
+    Phase.FAILED: (Text("page.run.failed"), "bad"),
+    Phase.QUEUED: (Text("page.run.starting"), "busy"),
+    Phase.LOADING: (Text("page.run.loading"), "busy"),
+    Phase.SAVING: (Text("page.run.saving"), "busy"),
+}
+PENDING_REQUESTS = {
+    "stop": Text("page.run.stopping"),
+    "pause": Text("page.run.pausing"),
+    "end": Text("page.run.killing"),
 }
 
 
 def status_badge(run_dir: Path, view: RunState) -> dict[str, str]:
     """The state in one word, and its tone."""
     if pending := pending_request(run_dir, view):
-        return {"badge": {"stop": "Stopping", "pause": "Pausing", "end": "Killing"}[pending], "tone": "busy"}
+        return {"badge": str(PENDING_REQUESTS[pending]), "tone": "busy"}
     if view.unreadable:
-        return {"badge": "Unreadable", "tone": "bad"}
+        return {"badge": page_text("run.unreadable"), "tone": "bad"}
     if view.stalled:
-        return {"badge": "Stalled", "tone": "bad"}
-    word, tone = END_STATES.get(view.phase, ("Running", "busy"))
-    return {"badge": word, "tone": tone}
+        return {"badge": page_text("run.stalled"), "tone": "bad"}
+    word, tone = END_STATES.get(view.phase, (Text("page.run.running"), "busy"))
+    return {"badge": str(word), "tone": tone}
 
 
 def describe_step(last: TrainStep) -> str:
-    return f"{STAGE_LABELS[last.stage]} step {last.step} of {last.total}"
+    return page_text("run.step_of_total", stage=STAGE_LABELS[last.stage], step=last.step, total=last.total)
 
 
 def status_detail(view: RunState) -> str:
@@ -189,13 +192,13 @@ def current_activity(view: RunState) -> str:
 
 
 def describe_time_left(view: RunState) -> str:
-    return f"{format_duration(view.seconds_left)} left" if view.seconds_left is not None else ""
+    return "" if view.seconds_left is None else page_text("run.time_left", time=format_duration(view.seconds_left))
 
 
 def stage_states(recipe: Recipe | None, view: RunState) -> list[dict[str, str]]:
     """Load, each stage, Compare: each done, now, failed or pending."""
     names = ["load", *(recipe.method.stages if recipe else stages_in_events(view)), "compare"]
-    words = {"load": "Load", "compare": "Compare", **STAGE_LABELS}
+    words = {"load": page_text("run.load"), "compare": page_text("run.compare"), **STAGE_LABELS}
     here = names.index(current_stage_name(view, names))
     if view.phase is Phase.DONE:
         here = len(names) - 1
@@ -221,59 +224,6 @@ def current_stage_name(view: RunState, names: list[str]) -> str:
     if stage in view.adapters and view.phase in (Phase.LOADING, Phase.QUEUED):
         return names[names.index(stage) + 1]
     return stage
-
-
-def facts_payload(registry: RunRegistry, view: RunState | None) -> dict[str, Any] | None:
-    """Values that rarely change: the proof, changed settings, notes, and the settings used."""
-    if view is None:
-        return None
-    known = read_run_settings(registry.run_dir(view.id))
-    return {
-        "proof": describe_reference_check(view.proof),
-        "holds": view.proof.holds if view.proof else None,
-        "changes": [f"{one.what}: {one.asked} → {one.used}. {one.why}" for one in view.changes],
-        "notes": [*dict.fromkeys((*known.notes, *map(str, view.notes))), *map(describe_probe, view.probed.values())],
-        "rows": describe_rows(known.recipe, view),
-        "reasons": list(known.reasons),
-        "settings": [
-            {"title": group.title, "rows": [astuple(row) for row in group.rows]} for group in known.setting_groups
-        ],
-    }
-
-
-def describe_probe(found: MemoryProbed) -> str:
-    how = "with half a batch" if found.cut else "on the longest rows"
-    return (
-        f"{STAGE_LABELS[found.stage]}: memory check before the first step, {how}: "
-        f"{format_gb(found.peak)} of {format_gb(found.most)} "
-        f"at {found.tokens:,} tokens, in {found.seconds:.1f} s."
-    )
-
-
-def describe_rows(recipe: Recipe | None, view: RunState) -> str:
-    if not view.prepared:
-        return ""
-    made = view.prepared
-    stages = recipe.method.stages if recipe else stages_in_events(view)
-    given = [(made.row_count(METHODS[stage].rows), ROW_NOUNS[METHODS[stage].rows], stage) for stage in stages]
-    counts = [f"{count:,} {noun} for {STAGE_LABELS[stage]}" for count, noun, stage in given if count]
-    return " · ".join([*counts, *([f"{made.held_out:,} pairs held out"] if made.held_out else [])])
-
-
-def describe_reference_check(proof: ReferenceCheck | None) -> str:
-    """The step-0 proof as one line."""
-    if proof is None:
-        return ""
-    expected = "" if proof.expected_loss is None else f" (must be {proof.expected_loss:.3f}{explain_ln2(proof)})"
-    margin = "" if proof.margin is None else f"margin {proof.margin + 0:.3f} (must be 0), ".replace("-0.000", "0.000")
-    return (
-        f"{margin}loss {proof.loss:.3f}{expected}, within {proof.tolerance:g}. "
-        f"Policy: {proof.policy}. Reference: {proof.reference}."
-    )
-
-
-def explain_ln2(proof: ReferenceCheck) -> str:
-    return " = ln 2" if proof.expected_loss is not None and abs(proof.expected_loss - LN2) < 1e-5 else ""
 
 
 def recent_runs(registry: RunRegistry) -> list[dict[str, str]]:
@@ -302,18 +252,24 @@ def run_option(run_dir: Path, view: RunState) -> str:
 def run_numbers(run_dir: Path, view: RunState) -> dict[str, Any]:
     recipe = read_run_settings(run_dir).recipe
     last = last_steps(view)
-    accuracies = [(stage, point.metrics["accuracy"]) for stage, point in last.items() if "accuracy" in point.metrics]
     return {
         "model": model_name(recipe.model) if recipe and recipe.name else "",
         "data": " + ".join(data_names(recipe)) if recipe else "",
         "steps": " + ".join(f"{point.step}" for point in last.values()),
         "loss": " · ".join(f"{STAGE_LABELS[stage]}\u00a0{point.loss:.3f}" for stage, point in last.items()),
-        "accuracy": f"{accuracies[-1][1]:.0%} (n {recipe.stage_settings(accuracies[-1][0]).effective_batch})"
-        if accuracies and recipe
-        else "",
+        "accuracy": describe_accuracy(recipe, last) if recipe else "",
         "error": str(view.error),
         "comparable": is_comparable(view),
     }
+
+
+def describe_accuracy(recipe: Recipe, last: Mapping[str, TrainStep]) -> str:
+    """The accuracy at the last step of the last stage that measures it, and the number of pairs in a step."""
+    found = [(stage, point.metrics["accuracy"]) for stage, point in last.items() if "accuracy" in point.metrics]
+    if not found:
+        return ""
+    stage, accuracy = found[-1]
+    return page_text("run_list.accuracy", accuracy=accuracy, batch=recipe.stage_settings(stage).effective_batch)
 
 
 def is_comparable(view: RunState) -> bool:

@@ -21,6 +21,7 @@ from trainer_core.runs.trash import dependents, folder_size, trash_folder
 from trainer_core.runs.workspace import Workspace
 from trainer_core.system import project, untrusted_files
 from trainer_core.system.format import format_file_size
+from trainer_core.texts import page_text
 from ui.format import STAGE_LABELS, join_names, model_name
 from ui.payloads import run
 from ui.payloads.run_settings import display_name, metadata_stamp, read_run_settings, run_metadata, settings_by_label
@@ -87,9 +88,8 @@ class RunRows:
                 "problem": view.unreadable or " ".join(read_run_settings(self.registry.run_dir(view.id)).notes)
             }
         except Exception as error:  # one bad folder must not hide the others
-            return problem_row(
-                view, f"Cannot be shown: {type(error).__name__}: {untrusted_files.as_printable(str(error))[:200]}."
-            )
+            reason = untrusted_files.as_printable(str(error))[:200]
+            return problem_row(view, page_text("run_list.not_shown", kind=type(error).__name__, reason=reason))
 
     def build_row(self, view: RunState, about: RunMetadata) -> dict[str, Any]:
         run_dir = self.registry.run_dir(view.id)
@@ -111,7 +111,8 @@ def problem_row(view: RunState, problem: str) -> dict[str, Any]:
     """The row of a run of which only the folder is known."""
     words = ("kind", "when", "model", "data", "steps", "loss", "accuracy", "note", "sparkline", "size", "command")
     unknown = {"line": [], "pinned": False, "comparable": False, "active": view.phase.is_active, "error": problem}
-    state = {"id": view.id, "name": view.id, "badge": "Unreadable", "tone": "bad", "problem": problem}
+    badge = page_text("run.unreadable")
+    state = {"id": view.id, "name": view.id, "badge": badge, "tone": "bad", "problem": problem}
     return {**dict.fromkeys(words, ""), **unknown, **state}
 
 

@@ -19,19 +19,21 @@ from trainer_core.runs.metadata import RunMetadata, read_metadata
 from trainer_core.schema import StrictModel, prefix_label
 from trainer_core.system import untrusted_files
 from trainer_core.system.format import format_setting
+from trainer_core.texts import page_text
 from ui.format import STAGE_LABELS, run_title
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Contents of a run.json, which never change. made: name → version or device.
+    """Contents of a run.json, which never change. versions: package → version.
 
     notes: unknown settings, or why the file is unreadable.
     """
 
     recipe: Recipe | None = None
     reasons: tuple[str, ...] = ()
-    made: tuple[tuple[str, str], ...] = ()
+    device: str = ""
+    versions: tuple[tuple[str, str], ...] = ()
     created: str = ""
     notes: tuple[str, ...] = ()
 
@@ -40,8 +42,10 @@ class RunSettings:
         """Every setting in groups; only for the run that is shown, because it is slow for a thousand runs."""
         if self.recipe is None:
             return ()
-        made = SettingGroup("Made with", tuple(SettingRow(name, value) for name, value in self.made))
-        return (*group_settings(self.recipe, nearest_preset(self.recipe)), made)
+        made = ((page_text("run_facts.device"), self.device), *self.versions)
+        rows = tuple(SettingRow(name, value) for name, value in made)
+        groups = group_settings(self.recipe, nearest_preset(self.recipe))
+        return (*groups, SettingGroup(page_text("run_facts.made_with"), rows))
 
 
 @cache  # unbounded: Runs asks for every run each second, so a smaller cache would reread all files
@@ -52,8 +56,8 @@ def read_run_settings(run_dir: Path) -> RunSettings:
     except UserError as error:
         return RunSettings(created=run_folder.run_start_time(run_dir), notes=(str(error),))
     job = run_folder.train_job_of(file)
-    made = (("Device", file.device), *file.versions.items())
-    return RunSettings(job.recipe if job else None, file.reasons, made, file.created, tuple(map(str, file.notes)))
+    notes, versions = tuple(map(str, file.notes)), tuple(file.versions.items())
+    return RunSettings(job.recipe if job else None, file.reasons, file.device, versions, file.created, notes)
 
 
 @dataclass(frozen=True)
@@ -95,10 +99,10 @@ def preset_lengths(model: str) -> tuple[Recipe, ...]:
 def group_settings(recipe: Recipe, preset: Recipe) -> list[SettingGroup]:
     """Every setting of the run's stages, with the preset's value if it differs."""
     groups = [
-        SettingGroup("Run", setting_rows(recipe, recipe)),
-        SettingGroup("Data", setting_rows(recipe.data, recipe.data)),
+        SettingGroup(page_text("run_facts.run"), setting_rows(recipe, recipe)),
+        SettingGroup(page_text("run_facts.data"), setting_rows(recipe.data, recipe.data)),
     ]
-    parts = {"lora": "LoRA"} | {stage: STAGE_LABELS[stage] for stage in recipe.method.stages}
+    parts = {"lora": page_text("run_facts.lora")} | {stage: STAGE_LABELS[stage] for stage in recipe.method.stages}
     return groups + [
         SettingGroup(title, setting_rows(getattr(recipe, name), getattr(preset, name))) for name, title in parts.items()
     ]
@@ -160,4 +164,4 @@ def past_runs(registry: RunRegistry) -> Iterator[run_time.PastRun]:
     """All runs, newest first, with the facts for estimating speed."""
     for view in registry.run_states:
         known = read_run_settings(registry.run_dir(view.id))
-        yield run_time.PastRun(known.recipe, dict(known.made).get("Device", ""), view)
+        yield run_time.PastRun(known.recipe, known.device, view)

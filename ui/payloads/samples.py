@@ -13,6 +13,7 @@ from trainer_core.jobs.registry import RunRegistry
 from trainer_core.runs import checkpoints
 from trainer_core.runs.events import SampleAnswer, Stage
 from trainer_core.runs.run_state import RunState
+from trainer_core.texts import page_text
 from ui.format import STAGE_LABELS
 
 
@@ -43,7 +44,7 @@ def sample_points(run_dir: Path, view: RunState, stage: Stage) -> list[dict[str,
         {
             "stage": stage,
             "step": step,
-            "where": f"{STAGE_LABELS[stage]} step {step}",
+            "where": page_text("run.step", stage=STAGE_LABELS[stage], step=step),
             "held": round(held[step], 3) if step in held else None,
             "best": best is not None and best.step == step,
             "kept": step == kept,

@@ -11,6 +11,7 @@ from trainer_core.evaluation import votes
 from trainer_core.evaluation.statistics import ConfidenceInterval
 from trainer_core.evaluation.tally import VoteTally, lane_strengths, tally_votes
 from trainer_core.evaluation.votes import LanePair, Vote
+from trainer_core.texts import page_text
 
 MIN_PAIRS = 30
 MIN_SIDES = 10
@@ -43,9 +44,7 @@ def count_votes(
         ],
         "strengths": rank_lanes(given, contest.run),
         "pairs": found.pairs,
-        "advice": f"{found.pairs} pairs are enough to experiment; 200+ for a lasting effect."
-        if 0 < found.pairs < MIN_PAIRS
-        else "",
+        "advice": page_text("vote_tally.few_pairs", pairs=found.pairs) if 0 < found.pairs < MIN_PAIRS else "",
     }
 
 
@@ -53,14 +52,11 @@ def missing_count_text(given: Sequence[Vote], found: VoteTally) -> str:
     """Text that replaces an empty count; empty if there are votes."""
     if found.total_votes:
         return ""
-    return f"No votes {'on these two models' if given else 'for this run'} yet. Press B."
+    return page_text("vote_tally.no_votes_on_models" if given else "vote_tally.no_votes")
 
 
 def describe_earlier(count: int) -> str:
-    if not count:
-        return ""
-    votes_are = "vote is" if count == 1 else "votes are"
-    return f"{count} earlier {votes_are} not counted: the adapter or the system prompt of a model was different then."
+    return page_text("vote_tally.earlier", votes=count) if count else ""
 
 
 def current_votes(path: Path) -> tuple[Vote, ...]:
@@ -79,9 +75,13 @@ def read_votes(path: Path, size: int, changed: int) -> tuple[Vote, ...]:
 
 
 def describe_undecided(found: VoteTally) -> str:
-    counts = ((found.ties, "tie", "ties"), (found.bad, "both bad", "both bad"), (found.skipped, "skipped", "skipped"))
-    parts = [f"{count} {one if count == 1 else more}" for count, one, more in counts if count]
-    return " · ".join([*parts, *([f"{found.again} given again after an undo"] if found.again else [])])
+    counts = (
+        (found.ties, page_text("vote_tally.ties", votes=found.ties)),
+        (found.bad, page_text("vote_tally.both_bad", votes=found.bad)),
+        (found.skipped, page_text("vote_tally.skipped", votes=found.skipped)),
+        (found.again, page_text("vote_tally.given_again", votes=found.again)),
+    )
+    return " · ".join(words for count, words in counts if count)
 
 
 def interval_bounds(share: ConfidenceInterval | None) -> list[float] | None:
@@ -91,33 +91,34 @@ def interval_bounds(share: ConfidenceInterval | None) -> list[float] | None:
 def describe_share(found: VoteTally) -> str:
     """Share and p-value; no percentage below five decided votes."""
     if found.share is None:
-        missing = 5 - found.decided_votes
-        return f"{missing} more decided vote{'s' * (missing != 1)} until there is a percentage."
-    low, high = (f"{100 * end:.0f}" for end in found.share.ends)
-    return f"{found.share.value:.0%} {found.contest.second} (95 % interval {low}–{high}) · p = {found.p:.2g}, exact sign test"
+        return page_text("vote_tally.few_votes", missing=5 - found.decided_votes)
+    low, high = (100 * end for end in found.share.ends)
+    lane, share = found.contest.second, found.share.value
+    return page_text("vote_tally.share", share=share, lane=lane, low=low, high=high, p=found.p)
 
 
 def describe_verdict(found: VoteTally) -> str:
     """The verdict of the last check, and when the next one is due."""
     verdict = found.verdict
-    coming = f" Next check at {verdict.next_look} decided votes." if verdict.next_look else ""
     side = (found.contest.first, found.contest.second)[verdict.side] if verdict.side is not None else ""
     match verdict.word:
         case "Clear":
-            return f"{side} is clearly better (check at {verdict.at} votes).{coming}"
+            said = page_text("vote_tally.clear", lane=side, votes=verdict.at)
         case "Leaning":
-            return f"Leaning towards {side}, not settled.{coming}"
+            said = page_text("vote_tally.leaning", lane=side)
         case "No difference seen":
-            return f"No difference seen in {verdict.at} votes."
-    return f"Not decided yet.{coming}"
+            return page_text("vote_tally.no_difference", votes=verdict.at)
+        case _:
+            said = page_text("vote_tally.undecided")
+    return f"{said} {page_text('vote_tally.next_check', votes=verdict.next_look)}" if verdict.next_look else said
 
 
 def describe_bias(found: VoteTally) -> str:
     one = found.bias
     if one.share is None or one.decided < MIN_SIDES:
         return ""
-    odd = " That is more than chance: look at the other side first for a while." if one.suspicious else ""
-    return f"You picked the left side {one.share.value:.0%} of the time.{odd}"
+    said = page_text("vote_tally.left_share", share=one.share.value)
+    return f"{said} {page_text('vote_tally.side_habit')}" if one.suspicious else said
 
 
 def describe_length_effect(found: VoteTally) -> str:
@@ -125,13 +126,17 @@ def describe_length_effect(found: VoteTally) -> str:
     one = found.lengths
     if one.ratio is None or found.decided_votes < 5:
         return ""
-    similar = (
-        f" Of {one.of_similar} with about equal lengths, {found.contest.second} won {one.second}."
-        if one.of_similar
-        else ""
+    lane, difference = found.contest.second, abs(one.ratio - 1)
+    said = page_text(
+        "vote_tally.shorter" if one.ratio < 1 else "vote_tally.longer",
+        lane=lane,
+        difference=difference,
+        won=one.longer,
+        unequal=one.of_unequal,
     )
-    apart = f"{abs(one.ratio - 1):.0%} {'shorter' if one.ratio < 1 else 'longer'}"
-    return f"{found.contest.second}'s answers are {apart}; the longer answer won {one.longer} of {one.of_unequal}.{similar}"
+    if not one.of_similar:
+        return said
+    return f"{said} {page_text('vote_tally.similar_lengths', votes=one.of_similar, lane=lane, won=one.second)}"
 
 
 def rank_lanes(given: Sequence[Vote], run: str) -> list[str]:

@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from trainer_core.system.durable import write_atomically
+from trainer_core.texts import page_text
 
 OPENER = "open-tunebench.html"
 NAME_BYTES = 4
 PROBE_MS = 1500
 """Time for a browser to find out that it resolves our name; otherwise it uses 127.0.0.1."""
 OPENER_HTML = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="referrer" content="no-referrer">
-<title>Tunebench</title><p>Opening Tunebench … <a href="{by_hand}">Open it manually</a></p>
+<title>Tunebench</title><p>{opening} <a href="{by_hand}">{open_manually}</a></p>
 <script>
 const own = {own}, usual = {usual}, go = (address) => location.replace(address + {query});
 const late = new Promise((_, no) => setTimeout(no, {milliseconds}));
@@ -39,6 +40,8 @@ def opener_page(own: str, usual: str, token: str) -> str:
     query = f"/?token={token}"
     texts = {"own": own, "usual": usual, "query": query}
     return OPENER_HTML.format(
+        opening=page_text("sign_in.opening"),
+        open_manually=page_text("sign_in.open_manually"),
         by_hand=html.escape(usual + query),
         milliseconds=PROBE_MS,
         **{name: json.dumps(text) for name, text in texts.items()},

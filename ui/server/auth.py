@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from trainer_core.system import app_secret
 from trainer_core.system.durable import write_atomically
-from trainer_core.texts import Text
+from trainer_core.texts import Text, page_text
 from ui.server import address as addresses
 
 TOKEN_BITS = 256
@@ -210,7 +210,7 @@ class AuthMiddleware:
         if not is_same_secret(self.find_cookie(headers), self.keys.secret):
             raise RequestRejected(403, Text("access.no_sign_out"))
         self.keys.sign_out()
-        response = HTMLResponse(SIGNED_OUT_PAGE, 200, HEADERS)
+        response = HTMLResponse(render_signed_out_page(), 200, HEADERS)
         response.delete_cookie(self.cookie, httponly=True, samesite="strict")
         return response
 
@@ -230,12 +230,15 @@ REDIRECT_PAGE = (
     '<!doctype html><meta charset="utf-8"><title>Tunebench</title><meta http-equiv="refresh" content="0;url=/">'
     '<a href="/">Tunebench</a>'
 )
-SIGNED_OUT_PAGE = (
-    '<!doctype html><html lang="en"><meta charset="utf-8"><title>Tunebench</title>'
-    "<style>body{font:16px system-ui;margin:20vh auto;max-width:26em;color-scheme:light dark}</style>"
-    "<h1>Signed out everywhere</h1><p>All browsers are signed out, including this one. Training continues.</p>"
-    "<p>To open Tunebench again, run <code>python launch.py</code>. It prints a new link.</p></html>"
-)
+
+
+def render_signed_out_page() -> str:
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Tunebench</title>'
+        "<style>body{font:16px system-ui;margin:20vh auto;max-width:26em;color-scheme:light dark}</style>"
+        f"<h1>{page_text('sign_in.signed_out')}</h1><p>{page_text('sign_in.all_signed_out')}</p>"
+        f"<p>{page_text('sign_in.new_link')}</p></html>"
+    )
 
 
 def is_page_load(scope: Scope, headers: Headers) -> bool:
@@ -250,9 +253,9 @@ def password_page(message: str) -> Response:
         "<title>Tunebench</title><style>body{font:16px system-ui;margin:20vh auto;max-width:22em;color-scheme:light dark}"
         "input,button{font:inherit;padding:.5em;margin:.5em 0;width:100%;box-sizing:border-box}</style>"
         f'<h1>Tunebench</h1><p role="status">{message}</p><form method="post" '
-        f'action="{LOGIN_PATH}"><label for="password">Password '
-        '(shown where Tunebench was started)</label><input id="password" name="password" type="password" autofocus '
-        'autocomplete="current-password"><button>Open</button></form></html>',
+        f'action="{LOGIN_PATH}"><label for="password">{page_text("sign_in.password")}</label>'
+        '<input id="password" name="password" type="password" autofocus '
+        f'autocomplete="current-password"><button>{page_text("sign_in.open")}</button></form></html>',
         401,
         HEADERS,
     )

@@ -41,12 +41,12 @@ from ui.payloads.curves import (
 from ui.payloads.run import (
     button_state,
     device_payload,
-    facts_payload,
     memory_meter,
     progress_payload,
     recent_runs,
     run_payload,
 )
+from ui.payloads.run_facts import facts_payload
 
 LIVE_JS = (project.PROJECT / "assets" / "web" / "live.js").read_text(encoding="utf-8")
 MAX_ROW_POINTS = 20

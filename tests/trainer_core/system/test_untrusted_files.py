@@ -31,7 +31,7 @@ from trainer_core.runs.workspace import Workspace
 from trainer_core.system import untrusted_files
 from trainer_core.system.untrusted_files import UnsafeFile
 from trainer_core.texts import verbatim
-from ui.payloads import run, run_list
+from ui.payloads import run, run_facts, run_list
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="pipes, links and names as bytes")
 
@@ -138,7 +138,7 @@ def test_settings_of_another_version_are_left_out_and_named(tmp_path: Path) -> N
     boss = supervisor(tmp_path)
     assert answered(boss) == ""
     assert run_list.RunRows(boss.registry)()[0][0]["problem"] == str(told.notes[0])
-    assert str(told.notes[0]) in run.facts_payload(boss.registry, boss.registry.current_run)["notes"]  # type: ignore[index]
+    assert str(told.notes[0]) in run_facts.facts_payload(boss.registry, boss.registry.current_run)["notes"]  # type: ignore[index]
 
 
 @pytest.mark.parametrize(
