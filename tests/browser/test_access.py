@@ -8,7 +8,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page
 
-from tests.browser.conftest import open_profile
+from tests.browser.conftest import Profile
 from tests.browser.test_page import begin, phase, tab
 from tests.support.app_process import App
 
@@ -49,13 +49,15 @@ def scheme(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def page(app: App, history: None, browser: Browser, scheme: str) -> Iterator[Page]:
     """One page for all tests that only look."""
-    with open_profile(browser, color_scheme=scheme) as visit:
-        yield visit(app)
+    profile = Profile(browser, color_scheme=scheme)
+    yield profile.open_page(app)
+    assert profile.clear() == []
+    profile.context.close()
 
 
 @pytest.mark.parametrize("name", TABS)
 def test_axe_finds_nothing(page: Page, name: str) -> None:
-    tab(page, name)
+    page.evaluate("name => window.tunebench.openTab(name)", name.lower())
     if name == "Start":
         page.get_by_role("button", name="All settings").click()
     page.wait_for_timeout(1_500)
@@ -63,11 +65,12 @@ def test_axe_finds_nothing(page: Page, name: str) -> None:
 
 
 def test_the_browser_draws_in_the_same_scheme(page: Page, scheme: str) -> None:
-    assert page.locator("#method input").first.evaluate("node => getComputedStyle(node).colorScheme") == scheme
+    drawn = page.locator("#method input").first.evaluate("node => getComputedStyle(node).colorScheme")
+    assert (drawn == "dark") == (scheme == "dark")
 
 
 def test_axe_finds_nothing_in_a_failed_run(page: Page) -> None:
-    tab(page, "Runs")
+    page.evaluate("window.tunebench.openTab('runs')")
     page.locator("#runs tbody tr", has_text="fails").get_by_role("button").first.click()
     page.wait_for_function("window.tunebench.getPart('run').phase === 'failed'")
     assert violations(page) == []
