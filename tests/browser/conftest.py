@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, Playwright, sync_playwright
+from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
 
 from tests.support.app_process import App, launch_chromium
 from tools.browser import NoBrowser
@@ -29,6 +29,10 @@ def open_chromium(playwright: Playwright, *flags: str) -> Browser:
         if os.environ.get("TUNEBENCH_REQUIRE_BROWSER") == "1":
             pytest.fail(str(error))
         pytest.skip(str(error))
+
+
+expect.set_options(timeout=20_000)
+"""A busy computer is no failure; what comes at once costs no more for it."""
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from trainer_core.system.project import PROJECT
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Playwright
 
-START_SECONDS = 60
+START_SECONDS = 180
 
 
 def launch_chromium(playwright: Playwright, *flags: str) -> Browser:

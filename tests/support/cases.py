@@ -16,7 +16,7 @@ from trainer_core.data.schema.messages import Chat, Item, Message
 from trainer_core.data.select import SkipLog, short_place
 from trainer_core.data.stream import ReadRequest
 from trainer_core.errors import UserError
-from trainer_core.texts import Text
+from trainer_core.texts import Text, verbatim
 
 NOT_DATA = (".md", ".toml", ".py", ".txt", ".jinja")
 LETTERS = 300
@@ -32,7 +32,7 @@ class Case:
     shape: str = ""
     columns: dict[str, str] = field(default_factory=dict)
     used: list[Item] = field(default_factory=list)
-    left_out: dict[str, list[str]] = field(default_factory=dict)
+    left_out: dict[Text, list[str]] = field(default_factory=dict)
     said: list[Text] = field(default_factory=list)
 
     @property
@@ -60,7 +60,7 @@ def read(path: Path, steps: Sequence[str] = ()) -> Case:
         case.refused = str(error)
     case.left_out = {why: [str(short_place(*at)) for at in places] for why, places in tally.reasons.items()}
     if tally.damaged:
-        case.left_out["cannot be read"] = [*map(str, tally.damaged)]
+        case.left_out[verbatim("cannot be read")] = [*map(str, tally.damaged)]
     case.said = list(tally.format_notes())
     return case
 

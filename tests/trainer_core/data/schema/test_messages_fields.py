@@ -88,7 +88,7 @@ def test_weights_are_obeyed_in_every_format_and_spelling(tmp_path: Path, form: s
 
 def test_rows_in_which_nothing_is_to_be_learned_are_left_out_with_the_reason(tmp_path: Path) -> None:
     none = case(tmp_path, [{"messages": [user("a"), assistant("b", weight=0)]}])
-    assert (none.used, list(none.left_out)) == ([], [str(Text("quality.unlearned"))])
+    assert (none.used, list(none.left_out)) == ([], [Text("quality.unlearned")])
     sides = [{"prompt": [user("a")], "chosen": [assistant("b", weight=0)], "rejected": [assistant("c")]}]
     assert case(tmp_path, sides).used == []
     preference = [{"prompt": [user("a")], "chosen": [assistant("b", weight=1)], "rejected": [assistant("c", weight=0)]}]
@@ -211,12 +211,12 @@ def test_the_text_of_a_part_is_found_wherever_it_stands(tmp_path: Path, content:
 
 
 def test_parts_that_are_no_text_are_refused_by_their_type(tmp_path: Path) -> None:
-    def reasons(part: Row) -> list[str]:
+    def reasons(part: Row) -> list[Text]:
         return list(case(tmp_path, [{"messages": [user([part]), assistant("b")]}]).left_out)
 
-    picture = str(Text("cells.other_part", column="messages", type="image"))
+    picture = Text("cells.other_part", column="messages", type="image")
     assert reasons({"type": "image", "image": "a.png"}) == reasons({"type": "image", "text": ""}) == [picture]
-    assert reasons({"type": "tool_use", "name": "f"}) == [str(Text("cells.tool_calls", column="messages"))]
+    assert reasons({"type": "tool_use", "name": "f"}) == [Text("cells.tool_calls", column="messages")]
 
 
 def test_pictures_are_noticed_in_columns_fields_and_words(tmp_path: Path) -> None:
