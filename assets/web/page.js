@@ -187,13 +187,13 @@
 
   function drawAppError({ error }, place) {
     place.hidden = !error;
-    setText(place, error && `Tunebench cannot read its runs: ${error.trim().split("\n").pop()}`);
+    setText(place, error && pageText("script_page.unreadable_runs", { error: error.trim().split("\n").pop() }));
   }
 
-  const NO_RUN = { progress: 0, step: "", left: "", doing: "", detail: "", badge: "Idle", tone: "plain", name: "No run yet." };
+  const makeNoRun = () => ({ progress: 0, step: "", left: "", doing: "", detail: "", badge: pageText("script_page.idle"), tone: "plain", name: pageText("script_page.no_run") });
 
   function drawRunCard(_, bar) {
-    const { progress, step, left, badge: word, tone, name, doing, detail } = app.currentRun() ?? NO_RUN, activity = doing || step || detail;
+    const { progress, step, left, badge: word, tone, name, doing, detail } = app.currentRun() ?? makeNoRun(), activity = doing || step || detail;
     const badge = byId("run-badge"), percent = Math.round(100 * progress);
     writeText("run-badge", word);
     badge.dataset.tone = tone;
@@ -211,7 +211,7 @@
     return date.toLocaleString([], today ? { hour: "2-digit", minute: "2-digit" } : { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
   };
 
-  const joinNames = (words) => (words.length > 1 ? `${words.slice(0, -1).join(", ")} and ${words[words.length - 1]}` : words[0] ?? "");
+  const joinNames = (words) => (words.length > 1 ? pageText("script_page.names", { names: words.slice(0, -1).join(", "), last: words[words.length - 1] }) : words[0] ?? "");
 
   function showRun(run) {
     app.selectRun(run);
@@ -219,7 +219,7 @@
   }
 
   function drawRecent(runs, place) {
-    if (!runs.length) return place.replaceChildren(makeNode("li", { class: "quiet" }, "None yet"));
+    if (!runs.length) return place.replaceChildren(makeNode("li", { class: "quiet" }, pageText("script_page.no_recent_runs")));
     place.replaceChildren(...runs.map((run) =>
       makeNode("li", {}, makeNode("button", { class: "plain", onclick: () => showRun(run.id) },
         makeNode("i", { class: "state", "data-tone": run.tone, "aria-hidden": "true" }),
@@ -234,8 +234,8 @@
     const run = app.currentRun(), mine = run && (run.active || !app.selectedRun);
     let title = "Tunebench", tone = "plain";
     if (mine && run.active) [title, tone] = [`${Math.round(100 * run.progress)}% ${run.step.split(" ")[0] || run.badge} · Tunebench`, "busy"];
-    else if (mine && run.phase === "done") [title, tone] = ["✓ Done · Tunebench", "good"];
-    else if (mine && run.phase === "failed") [title, tone] = ["✗ Failed · Tunebench", "bad"];
+    else if (mine && run.phase === "done") [title, tone] = [pageText("script_page.title_done"), "good"];
+    else if (mine && run.phase === "failed") [title, tone] = [pageText("script_page.title_failed"), "bad"];
     if (document.title !== title) document.title = title;
     const key = `${tone} ${tone === "busy" ? Math.round(50 * run.progress) : ""}`;
     if (key !== icon) setIcon(tone, run?.progress ?? 0);

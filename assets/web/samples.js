@@ -12,7 +12,7 @@
   app.stepMarks = (stage, series) => {
     const points = app.getPart("samples")?.points ?? [], point = points[selectedIndex(points)], best = app.getPart("best")?.[stage];
     return [
-      ...(best && series === `${stage}.loss` ? [{ at: best, kind: "best", name: "best" }] : []),
+      ...(best && series === `${stage}.loss` ? [{ at: best, kind: "best", name: pageText("script_charts.best") }] : []),
       ...(point?.stage === stage ? [{ at: point.step, kind: "shown", name: "" }] : []),
     ];
   };
@@ -31,7 +31,7 @@
   function drawPoint(samples) {
     const point = samples.points[selectedIndex(samples.points)];
     byId("samples-slider").setAttribute("aria-valuetext", point?.where ?? "");
-    writeText("samples-step", point?.where ?? "Base model, before training");
+    writeText("samples-step", point?.where ?? pageText("script_samples.base_model"));
     writeText("samples-note", describePoint(point));
     byId("samples-answers").replaceChildren(...samples.prompts.map((prompt, number) => makeCard(prompt, samples.base[number], point, number)));
     const buttons = point && app.getPart("run") ? makeButtons(point, app.getPart("run")) : [];
@@ -45,17 +45,20 @@
   }
 
   function describePoint(point) {
-    if (!point) return "The next answers come at the first checkpoint. Change prompts on Start, under All settings.";
-    const loss = point.held === null ? "" : `Held-out loss ${point.held}${point.best ? ", the lowest of this stage" : ""}. `;
-    return `${loss}${point.kept ? "This step is the saved adapter. " : ""}${point.answers.length ? "Greedy answers. Change prompts on Start, under All settings." : "No samples at this step."}`;
+    if (!point) return pageText("script_samples.none_yet");
+    return [
+      point.held === null ? "" : pageText(point.best ? "script_samples.lowest_loss" : "script_samples.loss", { loss: point.held }),
+      point.kept ? pageText("script_samples.kept") : "",
+      pageText(point.answers.length ? "script_samples.greedy" : "script_samples.none_here"),
+    ].filter(Boolean).join(" ");
   }
 
   const makeSide = (name, tone, answer) =>
-    makeNode("div", { class: `sample ${tone}` }, makeNode("b", {}, name), makeNode("p", { dir: "auto" }, answer[0] || "(empty)"),
-      makeNode("small", { class: "quiet" }, `${answer[1]} token${answer[1] === 1 ? "" : "s"}${answer[2] ? "" : ", truncated"}`));
+    makeNode("div", { class: `sample ${tone}` }, makeNode("b", {}, name), makeNode("p", { dir: "auto" }, answer[0] || pageText("script_samples.empty")),
+      makeNode("small", { class: "quiet" }, pageText(answer[2] ? "script_samples.tokens" : "script_samples.tokens_truncated", { tokens: answer[1] })));
 
   function makeCard(prompt, base, point, number) {
-    const sides = [...(base ? [makeSide("Base", "base", base)] : []), ...(point?.answers[number] ? [makeSide(point.where, point.stage, point.answers[number])] : [])];
+    const sides = [...(base ? [makeSide(pageText("script_samples.base"), "base", base)] : []), ...(point?.answers[number] ? [makeSide(point.where, point.stage, point.answers[number])] : [])];
     return makeNode("article", {}, makeNode("h4", { dir: "auto" }, prompt), makeNode("div", { class: "sides" }, ...sides));
   }
 
@@ -64,11 +67,11 @@
     const word = point.stage.toUpperCase(), event = { run: run.id, stage: point.stage, step: point.step };
     const useStep = () => {
       app.sendEvent("usestep", event);
-      writeText("samples-status", `${point.where} becomes the ${word} adapter.`);
+      writeText("samples-status", pageText("script_samples.becomes_adapter", { where: point.where, stage: word }));
     };
     return [
-      ...(point.kept ? [] : [makeNode("button", { class: "button small", id: "samples-compare", onclick: () => app.sendEvent("opencompare", event) }, "Open this step in Compare")]),
-      ...(point.kept || !run.adapters.includes(word) ? [] : [makeNode("button", { class: "button small", id: "samples-keep", onclick: useStep }, `Use this step as the ${word} adapter`)]),
+      ...(point.kept ? [] : [makeNode("button", { class: "button small", id: "samples-compare", onclick: () => app.sendEvent("opencompare", event) }, pageText("script_samples.open_in_compare"))]),
+      ...(point.kept || !run.adapters.includes(word) ? [] : [makeNode("button", { class: "button small", id: "samples-keep", onclick: useStep }, pageText("script_samples.use_step", { stage: word }))]),
     ];
   }
 
