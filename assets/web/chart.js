@@ -73,10 +73,10 @@
     const texts = lines.filter((line) => line.points.length).map((line) => {
       const [low, high] = findRange(line.points.map((point) => point[1]));
       const [x, value] = lastOf(line.points), values = { latest: formatShort(value), lowest: formatShort(low), highest: formatShort(high) };
-      const text = time ? pageText("script_charts.values_at_time", { ...values, time: formatClock(x) }) : pageText("script_charts.values_after_steps", { ...values, steps: x });
-      return line.kind === "main" && !lines.some((one) => one.kind === "second") ? text : pageText("script_charts.line", { name: line.name, values: text });
+      const text = time ? pageText("charts.values_at_time", { ...values, time: formatClock(x) }) : pageText("charts.values_after_steps", { ...values, steps: x });
+      return line.kind === "main" && !lines.some((one) => one.kind === "second") ? text : pageText("charts.line", { name: line.name, values: text });
     });
-    return texts.length ? `${name}: ${texts.join("; ")}` : pageText("script_charts.chart_without_steps", { name });
+    return texts.length ? `${name}: ${texts.join("; ")}` : pageText("charts.chart_without_steps", { name });
   }
 
   // The part of a line that is in sight, with one point more at each end, so that the line does not begin in the air.
@@ -110,7 +110,7 @@
     plot.setAttribute("aria-label", describeLines(name, lines, time));
     const picture = makeSvg("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, width, height: HEIGHT, "aria-hidden": "true" });
     if (main) picture.append(...drawCurves(figure, width));
-    else picture.append(makeSvg("text", { x: width / 2, y: HEIGHT / 2, "text-anchor": "middle" }, pageText(time ? "script_charts.no_readings" : "script_charts.no_steps")));
+    else picture.append(makeSvg("text", { x: width / 2, y: HEIGHT / 2, "text-anchor": "middle" }, pageText(time ? "charts.no_readings" : "charts.no_steps_yet")));
     plot.replaceChildren(picture);
     if (!figure.querySelector(".numbers").hidden) fillTable(figure);
   }
@@ -169,7 +169,7 @@
         makeSvg("text", { x: PAD.left - 6, y: y(value) + 3.5, "text-anchor": "end" }, high < 0.01 && high > 0 ? withMinusSigns(value.toExponential(0)) : formatFixed(value, digits)),
       ]),
       makeSvg("text", { x: PAD.left, y: HEIGHT - 5, "text-anchor": time ? "start" : "middle" }, formatX(from)),
-      makeSvg("text", { x: width - PAD.right, y: HEIGHT - 5, "text-anchor": "end" }, time ? formatX(to) : pageText("script_charts.steps", { steps: formatX(to) })),
+      makeSvg("text", { x: width - PAD.right, y: HEIGHT - 5, "text-anchor": "end" }, time ? formatX(to) : pageText("charts.steps", { steps: formatX(to) })),
     ];
   }
 
@@ -196,7 +196,7 @@
     if (!points.length) return [];
     const near = points.reduce((best, point) => (Math.abs(point[0] - at) < Math.abs(best[0] - at) ? point : best));
     const x = figure.scale.x(near[0]), left = x > width / 2;
-    const value = formatShort(near[1]), words = figure.shown.time ? `${formatClock(near[0])}: ${value}` : pageText("script_charts.at_step", { step: near[0], value });
+    const value = formatShort(near[1]), words = figure.shown.time ? `${formatClock(near[0])}: ${value}` : pageText("charts.at_step", { step: near[0], value });
     return [
       makeSvg("line", { class: "crosshair", x1: x, x2: x, y1: PAD.top, y2: HEIGHT - PAD.bottom }),
       makeSvg("circle", { class: "end", cx: x, cy: figure.scale.y(near[1]), r: 4 }),
@@ -262,16 +262,16 @@
     const columns = lines.filter((line) => line.points.length), at = new Map();
     columns.forEach((line, index) => line.points.forEach(([x, value]) => at.set(x, Object.assign(at.get(x) ?? [], { [index]: value }))));
     const body = [...at.entries()].sort((a, b) => a[0] - b[0]).map(([x, values]) => [x, ...columns.map((_, index) => values[index] ?? "")]);
-    return { head: columns.map((line) => line.name || pageText("script_charts.value")), body };
+    return { head: columns.map((line) => line.name || pageText("charts.value")), body };
   }
 
   function fillTable(figure) {
     const { head, body } = tableRows(figure.shown), every = Math.max(1, Math.ceil(body.length / TABLE_ROWS));
-    const { makeNode } = window.tunebench.tools, x = pageText(figure.shown.time ? "script_charts.time" : "script_charts.step");
+    const { makeNode } = window.tunebench.tools, x = pageText(figure.shown.time ? "charts.time" : "charts.step");
     const some = body.filter((_, index) => index % every === 0 || index === body.length - 1);
     const makeCell = (value) => makeNode("td", {}, value === "" ? "–" : formatShort(value));
     figure.querySelector(".numbers").replaceChildren(makeNode("table", {},
-      makeNode("caption", {}, every > 1 ? pageText("script_charts.some_rows", { every, rows: body.length }) : pageText("script_charts.rows", { rows: body.length })),
+      makeNode("caption", {}, every > 1 ? pageText("charts.some_rows", { every, rows: body.length }) : pageText("charts.rows", { rows: body.length })),
       makeNode("thead", {}, makeNode("tr", {}, ...[x, ...head].map((name) => makeNode("th", { scope: "col" }, name)))),
       makeNode("tbody", {}, ...some.map(([at, ...values]) => makeNode("tr", {}, makeNode("th", { scope: "row" }, figure.shown.time ? formatClock(at) : String(at)), ...values.map(makeCell))))));
   }
@@ -280,7 +280,7 @@
     const table = figure.querySelector(".numbers"), plot = figure.querySelector(".plot");
     table.hidden = !table.hidden;
     plot.hidden = !table.hidden;
-    figure.querySelector("[data-do=table]").textContent = pageText(table.hidden ? "script_charts.show_table" : "script_charts.show_curve");
+    figure.querySelector("[data-do=table]").textContent = pageText(table.hidden ? "charts.show_table" : "charts.show_curve");
     if (!table.hidden) fillTable(figure);
     else redrawChart(figure);
   }

@@ -9,7 +9,7 @@
   const LONG_DIFF = 1500; // words; a longer answer is not compared word by word
   const VOTE_KEYS = { ArrowLeft: "vote-a", ArrowRight: "vote-b", ArrowDown: "vote-tie", x: "vote-bad", s: "vote-skip", u: "vote-undo", n: "vote-next", r: "vote-again", b: "vote-end" };
   const FORM_KEYS = { n: "next-prompt", r: "new-seed", b: "blind-vote" };
-  const VOTE_LABELS = { left: "script_votes.first_better", right: "script_votes.second_better", tie: "script_votes.tie", bad: "script_votes.both_bad", skip: "script_votes.skipped" };
+  const VOTE_LABELS = { left: "votes.first_better", right: "votes.second_better", tie: "votes.voted_tie", bad: "votes.voted_both_bad", skip: "votes.skipped" };
   let server;
   const state = { reveal: 0, voting: false, heatmap: "", heatmapLane: "", heatmapAsk: "" };
 
@@ -44,7 +44,7 @@
 
   // Calls an endpoint, shows its problem, and polls at once for what has changed.
   async function callEndpoint(name, request = {}) {
-    const reply = (await server[name](request)) ?? { problem: pageText("script_compare.lost_contact") };
+    const reply = (await server[name](request)) ?? { problem: pageText("sidebar.lost_connection") };
     setText(byId("compare-error"), reply.problem ?? "");
     byId("compare-error").hidden = !reply.problem;
     app.pollSoon(0);
@@ -89,8 +89,8 @@
     const { run, first, second } = app.getPart("tally"), reply = await callEndpoint("export_pairs", { run, first, second });
     if (reply.problem) return;
     const use = { source: reply.source, kind: "pairs", columns: {}, steps: [] };
-    byId("pairs-status").replaceChildren(`${pageText("script_votes.pairs_saved", { pairs: reply.count, name: reply.name })} `,
-      makeNode("button", { type: "button", class: "link", id: "train-on-them", onclick: () => app.sendEvent("usedata", use) }, pageText("script_votes.train_on_them")));
+    byId("pairs-status").replaceChildren(`${pageText("votes.pairs_saved", { pairs: reply.count, name: reply.name })} `,
+      makeNode("button", { type: "button", class: "link", id: "train-on-them", onclick: () => app.sendEvent("usedata", use) }, pageText("votes.train_on_them")));
   }
 
   document.addEventListener("keydown", (event) => {
@@ -127,7 +127,7 @@
     writeText("vote-status", describeQuestion(question));
     if (!question) return;
     const { number, tag, first, second } = question;
-    writeText("vote-number", tag ? pageText("script_votes.tagged_question", { number, tag, first, second }) : pageText("script_votes.question", { number, first, second }));
+    writeText("vote-number", tag ? pageText("votes.tagged_question", { number, tag, first, second }) : pageText("votes.question_number", { number, first, second }));
     drawPrompt(question.prompt);
     for (const button of bar.querySelectorAll("[data-choice]")) {
       button.disabled = state.voting || (!question.voted && !question.ready && button.dataset.choice !== "skip") || !!question.voted;
@@ -155,14 +155,14 @@
 
   function voteHint(question) {
     if (question.voted) return describeVote(pageText(VOTE_LABELS[question.voted]), question);
-    if (question.identical) return pageText("script_votes.identical");
-    if (question.ready) return pageText("script_votes.which_better");
-    return question.absence ? "" : pageText("script_votes.wait");
+    if (question.identical) return pageText("votes.identical");
+    if (question.ready) return pageText("votes.which_better");
+    return question.absence ? "" : pageText("votes.wait");
   }
 
   function describeVote(vote, { wants_answer, can_continue }) {
-    if (!wants_answer) return pageText("script_votes.voted", { vote });
-    return pageText(can_continue ? "script_votes.write_or_continue" : "script_votes.write_better", { vote });
+    if (!wants_answer) return pageText("votes.voted", { vote });
+    return pageText(can_continue ? "votes.write_or_continue" : "votes.write_better_below", { vote });
   }
 
   // ---- the tally
@@ -176,7 +176,7 @@
     const pair = JSON.stringify([tally.run, tally.first, tally.second]);
     if (byId("pairs-status").dataset.pair !== pair) byId("pairs-status").replaceChildren(); // it was about other votes
     byId("pairs-status").dataset.pair = pair;
-    writeText("tally-head", pageText("script_votes.tally", { run: tally.name, first: tally.first, second: tally.second }));
+    writeText("tally-head", pageText("votes.tally", { run: tally.name, first: tally.first, second: tally.second }));
     writeText("tally-empty", tally.empty);
     byId("tally-empty").hidden = !tally.empty;
     for (const part of ["numbers", "share", "verdict"]) byId(`tally-${part}`).hidden = !!tally.empty;
@@ -185,11 +185,11 @@
     writeText("tally-share", tally.share_text);
     writeText("tally-verdict", tally.verdict);
     byId("tally-verdict").dataset.word = tally.word;
-    drawTable(byId("tally-kinds"), [pageText("script_votes.kind"), tally.first, pageText("script_votes.tie"), tally.second], tally.kinds);
+    drawTable(byId("tally-kinds"), [pageText("votes.kind"), tally.first, pageText("votes.voted_tie"), tally.second], tally.kinds);
     byId("tally-kinds").hidden = !tally.kinds.length;
-    const strengths = tally.strengths.length ? [pageText("script_votes.strengths", { strengths: tally.strengths.join("; ") })] : [];
+    const strengths = tally.strengths.length ? [pageText("votes.strengths", { strengths: tally.strengths.join("; ") })] : [];
     byId("tally-checks").replaceChildren(...[...tally.checks, ...strengths, tally.advice].filter(Boolean).map((line) => makeNode("li", {}, line)));
-    writeText("export-pairs", pageText("script_votes.save_pairs", { pairs: tally.pairs }));
+    writeText("export-pairs", pageText("votes.save_pairs", { pairs: tally.pairs }));
     byId("export-pairs").hidden = !tally.pairs;
     byId("vote-undo").disabled = !app.getPart("question");
   }
@@ -203,7 +203,7 @@
     bar.style.width = `${100 * (high - low)}%`;
     mark.style.left = `${100 * value}%`;
     const [won, lowest, highest] = share.map((part) => Math.round(100 * part));
-    place.setAttribute("aria-label", pageText("script_votes.interval", { first, second, won, low: lowest, high: highest }));
+    place.setAttribute("aria-label", pageText("votes.interval", { first, second, won, low: lowest, high: highest }));
   }
 
   function drawTable(table, titles, rows) {
@@ -243,7 +243,7 @@
 
   // One measure as a small table: a row for each lane with its dot and interval, all on one scale, and its figure.
   function makeMeasure({ title, cells, spans, zero }, { lanes, harmed }) {
-    const makeFlag = (lane) => (title === "General questions" && harmed.includes(lane) ? [makeNode("b", { class: "flag" }, ` ${pageText("script_compare.forgot")}`)] : []);
+    const makeFlag = (lane) => (title === "General questions" && harmed.includes(lane) ? [makeNode("b", { class: "flag" }, ` ${pageText("compare_tab.forgot")}`)] : []);
     return makeNode("table", { class: "measure" }, makeNode("caption", {}, title), makeNode("tbody", {}, ...lanes.map((lane, index) =>
       makeNode("tr", { "data-tone": lane.toLowerCase() }, makeNode("th", { scope: "row" }, lane, ...makeFlag(lane)),
         makeNode("td", { class: "span", "aria-hidden": "true", style: `--zero: ${100 * zero}%` }, ...makeInterval(spans[index])), makeNode("td", { class: "figure" }, cells[index].replaceAll("-", "−"))))));
@@ -297,7 +297,7 @@
     setText(byId("compare-failed").querySelector("p"), compare?.error ?? "");
     byId("compare-failed").hidden = !compare?.error;
     byId("compare-reload").hidden = !compare?.dead;
-    writeText("judge-go", pageText("script_judge.judge", { first: byId("lane-first").value, second: byId("lane-second").value }));
+    writeText("judge-go", pageText("judge.judge_lanes", { first: byId("lane-first").value, second: byId("lane-second").value }));
     byId("judge").hidden = byId("differences").hidden = !compare || !!app.getPart("question") || compare.lanes.length < 2;
     const marks = findMarks(compare);
     for (const lane of compare?.lanes ?? []) fillLane(place, lane, compare, marks[lane.name]);
@@ -308,19 +308,19 @@
     const run = app.getPart("run");
     if (!run || run.id !== app.opening) return null;
     const lanes = ["Base", ...run.adapters].map((name) => ({ name, stats: "", truncated: "", adapter: "", hash: "" }));
-    return { run: run.id, active: true, prompt: "the first prompt", detail: pageText("script_compare.loading"), lanes };
+    return { run: run.id, active: true, prompt: "the first prompt", detail: pageText("compare_tab.loading"), lanes };
   }
 
   function describeStatus(compare) {
-    if (!compare) return pageText("script_compare.not_loaded");
+    if (!compare) return pageText("compare_tab.not_loaded");
     if (compare.phase === "failed" || compare.answering) return "";
     if (app.getPart("question")) return ""; // its bar says the same
-    if (!compare.active) return pageText("script_compare.unloaded");
+    if (!compare.active) return pageText("compare_tab.unloaded");
     return compare.detail;
   }
 
   function makeLane(lane) {
-    return makeNode("section", { class: "card lane", "data-lane": lane.name, "data-tone": lane.name.toLowerCase(), "aria-label": pageText("script_compare.answer_of", { lane: lane.name }) },
+    return makeNode("section", { class: "card lane", "data-lane": lane.name, "data-tone": lane.name.toLowerCase(), "aria-label": pageText("compare_tab.answer_of", { lane: lane.name }) },
       makeNode("header", { class: "row" }, makeNode("h3", {}, makeNode("i", { class: "dot", "aria-hidden": "true" }), makeNode("span", {})), makeNode("span", { class: "quiet stats" })),
       makeNode("div", { class: "turns" }), makeNode("div", { class: "answer", tabindex: "0", dir: "auto" }), makeNode("p", { class: "quiet truncated" }),
       makeNode("p", { class: "quiet adapter" }), ...(lane.strength ? [makeStrength(lane.name)] : []));
@@ -348,7 +348,7 @@
   function laneTitle(lane) {
     if (!lane.revealed) return lane.name;
     const won = findWinner(app.getPart("question")) === lane.name;
-    return pageText(won ? "script_votes.lane_was_winner" : "script_votes.lane_was", { lane: lane.name, model: lane.revealed });
+    return pageText(won ? "votes.lane_was_winner" : "votes.lane_was", { lane: lane.name, model: lane.revealed });
   }
 
   function fillTurns(place, turns) {
@@ -373,10 +373,10 @@
     const strength = makeNode("input", { type: "range", min: 0, max: 150, step: 5, value: 100, name: "strength" });
     const share = makeNode("input", { type: "range", min: 0, max: 100, step: 5, value: 0, name: "share" });
     const other = makeNode("select", { name: "other" });
-    const box = makeNode("details", { class: "strength" }, makeNode("summary", {}, pageText("script_compare.adapter_strength")),
-      makeNode("label", {}, `${pageText("script_compare.strength")} `, makeNode("b", {}), strength),
-      makeNode("label", {}, `${pageText("script_compare.blend_with")} `, other), makeNode("label", {}, `${pageText("script_compare.mix")} `, makeNode("b", {}), share),
-      makeNode("p", { class: "quiet" }, pageText("script_compare.next_answer")));
+    const box = makeNode("details", { class: "strength" }, makeNode("summary", {}, pageText("compare_tab.adapter_strength")),
+      makeNode("label", {}, `${pageText("compare_tab.strength")} `, makeNode("b", {}), strength),
+      makeNode("label", {}, `${pageText("compare_tab.blend_with")} `, other), makeNode("label", {}, `${pageText("compare_tab.mix")} `, makeNode("b", {}), share),
+      makeNode("p", { class: "quiet" }, pageText("compare_tab.next_answer")));
     const adjust = () => callEndpoint("adjust_lane", { lane: name, strength: strength.value / 100, other: share.value > 0 ? other.value : "", share: share.value / 100 });
     for (const input of [strength, share, other]) {
       input.addEventListener("input", () => labelStrength(box));
@@ -403,7 +403,7 @@
     const tuned = (compare?.lanes ?? []).filter((lane) => lane.strength).map((lane) => lane.name);
     fillSelect(byId("lane-first"), names, names[0]);
     fillSelect(byId("lane-second"), names, names[names.length - 1]);
-    byId("judge-lane").replaceChildren(makeNode("option", { value: "" }, pageText("script_judge.api")), ...names.map((name) => makeNode("option", { value: name }, pageText("script_judge.model", { name }))));
+    byId("judge-lane").replaceChildren(makeNode("option", { value: "" }, pageText("judge.api")), ...names.map((name) => makeNode("option", { value: name }, pageText("judge.model_named", { name }))));
     for (const pane of byId("lanes").children) {
       const box = pane.querySelector(".strength"), others = tuned.filter((name) => name !== pane.dataset.lane);
       if (!box) continue;
@@ -467,11 +467,11 @@
 
   function markHeatmap({ lanes: [first, second], pieces }) {
     const total = pieces.reduce((sum, [, one, other]) => sum + one - other, 0);
-    writeText("heatmap-legend", pageText(total >= 0 ? "script_compare.heatmap_ahead" : "script_compare.heatmap_behind", { first, second, nats: Math.abs(total).toFixed(1) }));
+    writeText("heatmap-legend", pageText(total >= 0 ? "compare_tab.heatmap_ahead" : "compare_tab.heatmap_behind", { first, second, nats: Math.abs(total).toFixed(1) }));
     return pieces.map(([text, one, other]) => {
       const apart = one - other, depth = Math.round(45 * Math.min(1, Math.abs(apart) / 3));
       const colour = apart > 0 ? "var(--good)" : "var(--busy)";
-      return [text, { style: `background: color-mix(in srgb, ${colour} ${depth}%, transparent)` }, pageText("script_compare.heatmap_token", { first, second, first_nats: one.toFixed(2), second_nats: other.toFixed(2) })];
+      return [text, { style: `background: color-mix(in srgb, ${colour} ${depth}%, transparent)` }, pageText("compare_tab.heatmap_token", { first, second, first_nats: one.toFixed(2), second_nats: other.toFixed(2) })];
     });
   }
 

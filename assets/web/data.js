@@ -6,11 +6,11 @@
   const PAIR_PARTS = ["prompt", "chosen", "rejected"], CHAT_PARTS = ["prompt", "answer"];
   const MORE_PARTS = ["messages", "system", "input", "history", "reasoning", "scored", "text"];
   const SAMPLES = ["sample", "sample chats"];
-  const PART_LABELS = { prompt: "script_data.part_prompt", chosen: "script_data.part_chosen", rejected: "script_data.part_rejected", answer: "script_data.part_answer", messages: "script_data.part_messages", system: "script_data.part_system",
-    input: "script_data.part_input", history: "script_data.part_history", reasoning: "script_data.part_reasoning", scored: "script_data.part_scored", text: "script_data.part_text" };
-  const SIDE_LABELS = { row: "script_data.side_row", chosen: "script_data.part_chosen", rejected: "script_data.part_rejected" };
+  const PART_LABELS = { prompt: "data_tab.part_prompt", chosen: "data_tab.part_chosen", rejected: "data_tab.part_rejected", answer: "data_tab.part_answer", messages: "data_tab.part_messages", system: "data_tab.part_system",
+    input: "data_tab.part_input", history: "data_tab.part_history", reasoning: "data_tab.part_reasoning", scored: "data_tab.part_scored", text: "data_tab.part_text" };
+  const SIDE_LABELS = { row: "data_tab.side_row", chosen: "data_tab.part_chosen", rejected: "data_tab.part_rejected" };
   const LEVELS = { error: "!", warning: "⚠", notice: "i" };
-  const LEVEL_LABELS = { error: "script_data.level_error", warning: "script_data.level_warning", notice: "script_data.level_notice" };
+  const LEVEL_LABELS = { error: "data_tab.level_error", warning: "data_tab.level_warning", notice: "data_tab.level_notice" };
   let server, upload, state = makeState("");
 
   function makeState(source) {
@@ -64,7 +64,7 @@
     if (!file) return;
     resetState(file.name);
     const opened = state;
-    showProgress(pageText("script_data.copying", { file: file.name }));
+    showProgress(pageText("data_tab.copying", { file: file.name }));
     const sent = await upload(file), saved = await server.keep_upload({ source: sent.path });
     if (opened !== state) return;
     if (saved.problem) return showError(saved.problem);
@@ -84,8 +84,8 @@
   async function openSource(path, before = { columns: {}, steps: [] }) {
     resetState(path);
     const opened = state;
-    if (!state.source) return showError(pageText("script_data.no_path"));
-    showProgress(pageText("script_data.opening", { file: baseName(state.source) }));
+    if (!state.source) return showError(pageText("data_tab.no_path"));
+    showProgress(pageText("data_tab.opening", { file: baseName(state.source) }));
     const inspected = await server.inspect_file({ source: state.source });
     if (opened !== state) return;
     if (inspected.problem && !inspected.columns) return showError(inspected.problem);
@@ -111,14 +111,14 @@
     byId("data-progress").hidden = true;
     place.hidden = false;
     const select = makeNode("select", { id: "data-part" }, ...parts.map((part, index) => makeNode("option", { value: index }, `${part.config} · ${part.split}`)));
-    place.replaceChildren(makeNode("label", { class: "parts" }, makeNode("span", {}, pageText("script_data.which_part", { name, parts: parts.length })), select), makeNode("button", { class: "button" }, pageText("script_data.download")));
+    place.replaceChildren(makeNode("label", { class: "parts" }, makeNode("span", {}, pageText("data_tab.which_part", { name, parts: parts.length })), select), makeNode("button", { class: "button" }, pageText("data_tab.download")));
     place.onsubmit = (event) => { event.preventDefault(); fetchPart(name, parts[select.value]); };
   }
 
   async function fetchPart(name, part) {
     resetState(name);
     const opened = state;
-    showProgress(pageText("script_data.downloading", { name, part: `${part.config} · ${part.split}` }));
+    showProgress(pageText("data_tab.downloading", { name, part: `${part.config} · ${part.split}` }));
     const saved = await server.fetch_part({ source: name, ...part });
     if (opened !== state) return;
     if (saved.problem) return showError(saved.problem);
@@ -137,7 +137,7 @@
     byId("data-lengths").hidden = true;
     const isStale = () => opened !== state || ticket !== state.ticket;
     if (state.isManual && !Object.keys(state.columns).length) return finishCheck({ problem: state.inspected.problem });
-    showProgress(pageText("script_data.reading"));
+    showProgress(pageText("data_tab.reading"));
     const first = await server.check_file({ ...question, rows: 50 });
     if (isStale()) return;
     if (first.problem) return finishCheck(first);
@@ -165,7 +165,7 @@
       const done = await server.check_progress({ ticket });
       if (opened === state && state.ticket === ticket && done.of) {
         const share = done.bytes / done.of, seconds = (Date.now() - state.began) / 1000, left = Math.round(seconds / share - seconds);
-        showProgress(pageText("script_data.progress", { rows: formatCount(done.rows), percent: Math.round(100 * share), file: done.file, seconds: left }), share);
+        showProgress(pageText("data_tab.progress", { rows: formatCount(done.rows), percent: Math.round(100 * share), file: done.file, seconds: left }), share);
       }
       await new Promise((after) => setTimeout(after, 300));
     }
@@ -191,7 +191,7 @@
 
   function drawHead() {
     byId("data-name").textContent = baseName(state.file);
-    byId("data-shape").textContent = state.inspected.problem ? pageText("script_data.unknown_columns") : state.inspected.shape;
+    byId("data-shape").textContent = state.inspected.problem ? pageText("data_tab.unknown_columns") : state.inspected.shape;
     byId("data-use").hidden = true;
     for (const id of ["data-blocked", "data-steps", "data-rows", "data-health", "data-lengths"]) byId(id).hidden = true;
     byId("data-numbers").textContent = "";
@@ -207,7 +207,7 @@
     byId("data-blocked").hidden = !report.blocked.length;
     byId("data-blocked").replaceChildren(...report.blocked.map((line) => makeNode("p", {}, line)));
     byId("data-use").hidden = report.blocked.length > 0 || !report.usable;
-    byId("data-use").textContent = pageText(report.kind === "chat" ? "script_data.use_for_sft" : "script_data.use");
+    byId("data-use").textContent = pageText(report.kind === "chat" ? "data_tab.use_for_sft" : "data_tab.use_data");
     drawSteps();
     drawHealth(report);
     measureLengths();
@@ -215,7 +215,7 @@
 
   function describeFiles(files) {
     const shape = files[0].shape, format = files[0].format.toUpperCase();
-    return files.length > 1 ? pageText("script_data.files", { shape, format, files: files.length }) : `${shape}, ${format}`;
+    return files.length > 1 ? pageText("data_tab.files", { shape, format, files: files.length }) : `${shape}, ${format}`;
   }
 
   // How many rows there are to train on. Once their lengths are known, those that the length leaves nothing of do not count.
@@ -226,40 +226,40 @@
     const usable = Math.round(report.usable * (1 - shareOf(LOST))), cut = Math.round(report.usable * shareOf(["cut"]));
     const lost = usable < report.usable, train = Math.round(report.train * usable / Math.max(1, report.usable));
     byId("data-numbers").textContent = [
-      lost ? pageText("script_data.usable_at", { usable: formatCount(usable), rows: report.rows, tokens: formatCount(currentLength()) }) : pageText("script_data.usable", { usable: formatCount(usable), rows: report.rows }),
-      cut ? pageText("script_data.truncated", { rows: formatCount(cut) }) : "",
-      ...(state.source === "sample" || findHeldOut() ? [pageText("script_data.separate_held_out")] : [describeTraining(report.kind, train, lost), pageText("script_data.held_out", { rows: report.held_out })]),
-      report.kind === "chat" ? pageText("script_data.sft_only") : "",
+      lost ? pageText("data_tab.usable_at", { usable: formatCount(usable), rows: report.rows, tokens: formatCount(currentLength()) }) : pageText("data_tab.usable", { usable: formatCount(usable), rows: report.rows }),
+      cut ? pageText("data_tab.truncated", { rows: formatCount(cut) }) : "",
+      ...(state.source === "sample" || findHeldOut() ? [pageText("data_tab.separate_held_out")] : [describeTraining(report.kind, train, lost), pageText("data_tab.held_out", { rows: report.held_out })]),
+      report.kind === "chat" ? pageText("data_tab.sft_only") : "",
     ].filter(Boolean).join(" · ");
   }
 
   function describeTraining(kind, rows, roughly) {
-    if (kind === "pairs") return pageText(roughly ? "script_data.about_pairs" : "script_data.pairs", { pairs: rows });
-    return pageText(roughly ? "script_data.about_conversations" : "script_data.conversations", { conversations: rows });
+    if (kind === "pairs") return pageText(roughly ? "data_tab.about_pairs" : "data_tab.pairs", { pairs: rows });
+    return pageText(roughly ? "data_tab.about_conversations" : "data_tab.conversations", { conversations: rows });
   }
 
   // ---- columns: which one plays which part
 
   function drawColumns() {
     const place = byId("data-columns"), hint = state.mapped
-      ? "script_data.mapped" : state.inspected.problem
-      ? Object.keys(state.columns).length ? "script_data.guessed" : "script_data.not_mapped"
-      : "script_data.detected";
-    const kinds = makeNode("div", { class: "choice", role: "radiogroup", "aria-label": pageText("script_data.row_kind") },
-      ...[["pairs", pageText("script_data.kind_pairs")], ["chat", pageText("script_data.kind_chat")]].map(([kind, words]) =>
+      ? "data_tab.mapped" : state.inspected.problem
+      ? Object.keys(state.columns).length ? "data_tab.guessed" : "data_tab.not_mapped"
+      : "data_tab.detected";
+    const kinds = makeNode("div", { class: "choice", role: "radiogroup", "aria-label": pageText("data_tab.row_kind") },
+      ...[["pairs", pageText("data_tab.kind_pairs")], ["chat", pageText("data_tab.kind_chat")]].map(([kind, words]) =>
         makeNode("label", {}, makeNode("input", { type: "radio", name: "data-kind", value: kind, checked: kind === state.kind, onchange: () => { state.kind = kind; drawColumns(); } }), words)));
     const main = state.kind === "pairs" ? PAIR_PARTS : CHAT_PARTS, used = MORE_PARTS.filter((part) => state.columns[part]);
-    const more = makeNode("details", { open: used.length > 0 }, makeNode("summary", {}, pageText("script_data.more_fields")), makeNode("div", { class: "parts" }, ...MORE_PARTS.map(makePartSelect)));
+    const more = makeNode("details", { open: used.length > 0 }, makeNode("summary", {}, pageText("data_tab.more_fields")), makeNode("div", { class: "parts" }, ...MORE_PARTS.map(makePartSelect)));
     const samples = makeNode("dl", { class: "samples" }, ...state.inspected.columns.flatMap((column) =>
-      [makeNode("dt", {}, column.name || pageText("script_data.no_name")), makeNode("dd", { dir: "auto" }, column.samples[0] ?? pageText("script_data.empty"))]));
-    place.replaceChildren(makeNode("h3", { id: "data-columns-head" }, pageText("script_data.columns")), makeNode("p", { class: "quiet" }, pageText(hint)), kinds,
-      makeNode("div", { class: "parts" }, ...main.map(makePartSelect)), more, makeNode("details", { open: !Object.keys(state.columns).length }, makeNode("summary", {}, pageText("script_data.all_columns", { columns: state.inspected.columns.length })), samples));
+      [makeNode("dt", {}, column.name || pageText("data_tab.no_name")), makeNode("dd", { dir: "auto" }, column.samples[0] ?? pageText("common.empty"))]));
+    place.replaceChildren(makeNode("h3", { id: "data-columns-head" }, pageText("data_tab.columns")), makeNode("p", { class: "quiet" }, pageText(hint)), kinds,
+      makeNode("div", { class: "parts" }, ...main.map(makePartSelect)), more, makeNode("details", { open: !Object.keys(state.columns).length }, makeNode("summary", {}, pageText("data_tab.all_columns", { columns: state.inspected.columns.length })), samples));
   }
 
   function makePartSelect(part) {
     const names = state.inspected.columns.map((one) => one.name);
     const select = makeNode("select", { id: `part-${part}`, onchange: (event) => mapColumn(part, event.target.value) },
-      makeNode("option", { value: "" }, pageText("script_data.no_column")), ...names.map((name) => makeNode("option", { value: name, selected: state.columns[part] === name }, name)));
+      makeNode("option", { value: "" }, pageText("data_tab.no_column")), ...names.map((name) => makeNode("option", { value: name, selected: state.columns[part] === name }, name)));
     return makeNode("label", {}, makeNode("span", {}, pageText(PART_LABELS[part])), select);
   }
 
@@ -276,7 +276,7 @@
 
   function startChoices() {
     const choices = document.querySelector("#start-choices [data-choices]")?.dataset.choices;
-    return choices ? JSON.parse(choices) : { model: "starter", name: pageText("script_data.starter"), lengths: { pairs: 1024, chat: 1024 }, template: "own", source: "sample", columns: {}, steps: [], held_out: null };
+    return choices ? JSON.parse(choices) : { model: "starter", name: pageText("data_tab.starter"), lengths: { pairs: 1024, chat: 1024 }, template: "own", source: "sample", columns: {}, steps: [], held_out: null };
   }
 
   const currentLength = () => state.length || startChoices().lengths[state.report?.kind ?? state.kind];
@@ -319,34 +319,34 @@
     const moveBy = (by) => { const row = (state.row + by + total) % total; if (preview) showRow(row); else { state.row = row; drawRows(report, partly); } };
     const focused = document.activeElement?.id;
     const makeButton = (id, words, by) => makeNode("button", { class: "button small", id, onclick: () => moveBy(by) }, words);
-    const views = makeNode("div", { class: "choice", role: "radiogroup", "aria-label": pageText("script_data.view") },
-      ...[[false, pageText("script_data.as_messages")], [true, pageText("script_data.as_tokens")]].map(([tokens, words]) => makeNode("label", {}, makeNode("input", {
+    const views = makeNode("div", { class: "choice", role: "radiogroup", "aria-label": pageText("data_tab.view") },
+      ...[[false, pageText("data_tab.as_messages")], [true, pageText("data_tab.as_tokens")]].map(([tokens, words]) => makeNode("label", {}, makeNode("input", {
         type: "radio", name: "data-view", id: tokens ? "view-tokens" : "view-messages", checked: state.showTokens === tokens, disabled: tokens && !preview,
         onchange: () => { state.showTokens = tokens; drawRows(report, partly); } }), words)));
-    const jump = makeNode("input", { id: "row-number", type: "number", min: 1, max: total, value: state.row + 1, "aria-label": pageText("script_data.row_number"), disabled: !preview,
+    const jump = makeNode("input", { id: "row-number", type: "number", min: 1, max: total, value: state.row + 1, "aria-label": pageText("data_tab.row_number"), disabled: !preview,
       onchange: (event) => showRow(Math.max(1, Math.min(total, Number(event.target.value) || 1)) - 1) });
-    const [before, after] = (preview ? pageText("script_data.row_of", { row: "\n", rows: formatCount(total) }) : pageText("script_data.row_of_first", { row: "\n", rows: total })).split("\n"); // the input stands between
+    const [before, after] = (preview ? pageText("data_tab.row_of", { row: "\n", rows: formatCount(total) }) : pageText("data_tab.row_of_first", { row: "\n", rows: total })).split("\n"); // the input stands between
     place.replaceChildren(makeNode("header", { class: "row" }, makeNode("h3", { id: "data-rows-head" }, before, jump, after),
-      views, makeNode("span", {}, makeButton("row-back", pageText("script_data.previous"), -1), " ", makeButton("row-next", pageText("script_data.next"), 1))),
+      views, makeNode("span", {}, makeButton("row-back", pageText("common.previous"), -1), " ", makeButton("row-next", pageText("common.next"), 1))),
       ...(state.showTokens && preview ? drawTokens(preview) : drawItem(item)));
     if (focused) byId(focused)?.focus();
   }
 
   function drawTokens(preview) {
-    const legend = makeNode("p", { class: "legend-tokens quiet" }, makeNode("span", { class: "tok trained" }, pageText("script_data.trained")), " · ", makeNode("span", { class: "tok masked" }, pageText("script_data.context_only")),
-      " · ", makeNode("span", { class: "tok special trained" }, pageText("script_data.special_token")),
-      ...(preview.differ === null ? [] : [" · ", makeNode("span", { class: "tok differs trained" }, pageText("script_data.first_difference"))]), ` · ${pageText("script_data.template_of", { name: startChoices().name })}`);
-    const out = preview.left_out ? [makeNode("p", { class: "verdict bad" }, pageText("script_data.left_out", { reason: preview.left_out }))] : [];
+    const legend = makeNode("p", { class: "legend-tokens quiet" }, makeNode("span", { class: "tok trained" }, pageText("data_tab.trained")), " · ", makeNode("span", { class: "tok masked" }, pageText("data_tab.context_only")),
+      " · ", makeNode("span", { class: "tok special trained" }, pageText("data_tab.special_token")),
+      ...(preview.differ === null ? [] : [" · ", makeNode("span", { class: "tok differs trained" }, pageText("data_tab.first_difference"))]), ` · ${pageText("data_tab.template_of", { name: startChoices().name })}`);
+    const out = preview.left_out ? [makeNode("p", { class: "verdict bad" }, pageText("data_tab.left_out", { reason: preview.left_out }))] : [];
     if (preview.sides.length === 1) return [legend, ...out, ...makeSide(preview.sides[0], 0, null)];
     const [one, other] = preview.sides, shared = Math.min(one.trained.indexOf(true), other.trained.indexOf(true));
     const prompt = shared < 0 ? one.ids.length : shared;
-    return [legend, ...out, makeNode("h4", {}, pageText("script_data.shared_prompt", { tokens: prompt })), makeTokenLine(one, 0, prompt, null),
+    return [legend, ...out, makeNode("h4", {}, pageText("data_tab.shared_prompt", { tokens: prompt })), makeTokenLine(one, 0, prompt, null),
       makeNode("div", { class: "sides" }, ...preview.sides.map((side) => makeNode("section", { class: side.name, "aria-label": pageText(SIDE_LABELS[side.name]) }, ...makeSide(side, prompt, preview.differ))))];
   }
 
   function makeSide(side, from, differ) {
     const trained = side.trained.slice(0, side.cut).filter(Boolean).length, lost = side.ids.length - side.cut;
-    const tokens = side.ids.length, counts = lost ? pageText("script_data.side_truncated", { tokens, trained: formatCount(trained), truncated: formatCount(lost) }) : pageText("script_data.side_tokens", { tokens, trained: formatCount(trained) });
+    const tokens = side.ids.length, counts = lost ? pageText("data_tab.side_truncated", { tokens, trained: formatCount(trained), truncated: formatCount(lost) }) : pageText("data_tab.side_tokens", { tokens, trained: formatCount(trained) });
     const head = makeNode("p", { class: "quiet" }, side.name === "row" ? counts : `${pageText(SIDE_LABELS[side.name])}: ${counts}`);
     return [head, makeTokenLine(side, from, side.ids.length, differ)];
   }
@@ -355,15 +355,15 @@
   function makeTokenLine(side, from, to, differ) {
     const special = new Set(side.special), nodes = [];
     for (let place = from; place < Math.min(to, from + MAX_TOKENS); place++) {
-      if (place === side.cut) nodes.push(makeNode("strong", { class: "cut-here" }, pageText("script_data.truncated_here", { tokens: formatCount(currentLength()) })));
+      if (place === side.cut) nodes.push(makeNode("strong", { class: "cut-here" }, pageText("data_tab.truncated_here", { tokens: formatCount(currentLength()) })));
       const kind = ["tok", side.trained[place] ? "trained" : "masked"];
       if (special.has(place)) kind.push("special");
       if (place >= side.cut) kind.push("beyond");
       if (place === differ) kind.push("differs");
       nodes.push(makeNode("span", { class: kind.join(" "), "data-id": side.ids[place], title: `token ${place + 1}, id ${side.ids[place]}` }, side.texts[place].replaceAll("\n", "⏎\n") || "·"));
     }
-    if (to - from > MAX_TOKENS) nodes.push(makeNode("em", {}, ` ${pageText("script_data.more_tokens", { tokens: formatCount(to - from - MAX_TOKENS) })}`));
-    return makeNode("p", { class: "tokens", dir: "auto", tabindex: "0", role: "group", "aria-label": pageText("script_data.tokens_of", { side: pageText(SIDE_LABELS[side.name]) }) }, ...nodes);
+    if (to - from > MAX_TOKENS) nodes.push(makeNode("em", {}, ` ${pageText("data_tab.more_tokens", { tokens: formatCount(to - from - MAX_TOKENS) })}`));
+    return makeNode("p", { class: "tokens", dir: "auto", tabindex: "0", role: "group", "aria-label": pageText("data_tab.tokens_of", { side: pageText(SIDE_LABELS[side.name]) }) }, ...nodes);
   }
 
   function drawItem(item) {
@@ -373,8 +373,8 @@
   }
 
   function makeMessage(message) {
-    const thought = message.reasoning ? [makeNode("p", { class: "quiet", dir: "auto" }, pageText(message.learn_reasoning ? "script_data.reasoning" : "script_data.reasoning_not_learned", { reasoning: message.reasoning }))] : [];
-    const weight = message.learned === false ? [makeNode("span", { class: "quiet" }, ` ${pageText("script_data.weight_zero")}`)] : [];
+    const thought = message.reasoning ? [makeNode("p", { class: "quiet", dir: "auto" }, pageText(message.learn_reasoning ? "data_tab.reasoning" : "data_tab.reasoning_not_learned", { reasoning: message.reasoning }))] : [];
+    const weight = message.learned === false ? [makeNode("span", { class: "quiet" }, ` ${pageText("data_tab.weight_zero")}`)] : [];
     return makeNode("div", { class: `turn ${message.role}` }, makeNode("b", {}, message.role), ...weight, ...thought, makeNode("p", { dir: "auto" }, message.content));
   }
 
@@ -384,16 +384,16 @@
     const place = byId("data-health"), order = Object.keys(LEVELS);
     const all = [...report.findings, ...(state.measured?.findings ?? [])].sort((one, other) => order.indexOf(one.level) - order.indexOf(other.level));
     place.hidden = false;
-    place.replaceChildren(makeNode("h3", { id: "data-health-head" }, pageText(all.length ? "script_data.health" : "script_data.healthy")),
+    place.replaceChildren(makeNode("h3", { id: "data-health-head" }, pageText(all.length ? "data_tab.health" : "data_tab.healthy")),
       makeNode("div", { class: "findings" }, ...all.map(makeFinding)));
   }
 
   function makeFinding(finding) {
-    const examples = finding.examples.map((one) => makeNode("li", {}, makeNode("span", { class: "quiet" }, `${one.line ? pageText("script_data.line", { file: one.file, line: one.line }) : pageText("script_data.row", { file: one.file, row: one.row })}${one.snippet ? ": " : ""}`), one.snippet));
+    const examples = finding.examples.map((one) => makeNode("li", {}, makeNode("span", { class: "quiet" }, `${one.line ? pageText("data_tab.line", { file: one.file, line: one.line }) : pageText("data_tab.row", { file: one.file, row: one.row })}${one.snippet ? ": " : ""}`), one.snippet));
     return makeNode("article", { class: `card finding ${finding.level}`, "data-code": finding.code },
       makeNode("h4", {}, makeNode("i", { "aria-hidden": "true" }, LEVELS[finding.level]), makeNode("span", { class: "sr" }, `${pageText(LEVEL_LABELS[finding.level])}: `), finding.title, makeNode("b", { class: "count" }, formatCount(finding.count))),
       makeNode("p", {}, finding.sentence),
-      ...(examples.length ? [makeNode("details", {}, makeNode("summary", {}, pageText("script_data.examples", { examples: examples.length })), makeNode("ul", {}, ...examples))] : []),
+      ...(examples.length ? [makeNode("details", {}, makeNode("summary", {}, pageText("data_tab.examples", { examples: examples.length })), makeNode("ul", {}, ...examples))] : []),
       makeNode("p", { class: "remedies" }, ...makeLengthButton(finding), ...finding.remedies.filter((one) => !state.steps.includes(one.step)).map((one) => makeNode("button", { class: "button small", "data-step": one.step, onclick: () => applySteps([...state.steps, one.step]) }, one.label))));
   }
 
@@ -402,7 +402,7 @@
     if (!["cut", "cut_equal", "prompt_too_long", "masked"].includes(finding.code)) return [];
     const needed = findFittingLength(state.measured.lengths);
     if (needed <= currentLength()) return [];
-    return [makeNode("button", { class: "button small", "data-length": needed, onclick: () => setLength(needed) }, pageText("script_data.set_length", { tokens: formatCount(needed) }))];
+    return [makeNode("button", { class: "button small", "data-length": needed, onclick: () => setLength(needed) }, pageText("data_tab.set_length", { tokens: formatCount(needed) }))];
   }
 
   // The next multiple of 64 that holds 95 % of the rows in full: a single long row would take memory for all the others.
@@ -416,22 +416,22 @@
   // ---- lengths
 
   function drawLengths(measured) {
-    const place = byId("data-lengths"), head = makeNode("h3", { id: "data-lengths-head" }, pageText("script_data.lengths"));
+    const place = byId("data-lengths"), head = makeNode("h3", { id: "data-lengths-head" }, pageText("data_tab.lengths"));
     place.hidden = false;
     if (measured.waiting && state.lengthsDrawn) return place.setAttribute("aria-busy", "true");
     place.removeAttribute("aria-busy");
     state.lengthsDrawn = !!measured.lengths;
-    if (measured.waiting) return place.replaceChildren(head, makeNode("p", { class: "quiet", role: "status" }, pageText("script_data.loading_tokenizer", { name: startChoices().name })));
+    if (measured.waiting) return place.replaceChildren(head, makeNode("p", { class: "quiet", role: "status" }, pageText("data_tab.loading_tokenizer", { name: startChoices().name })));
     if (measured.problem) return place.replaceChildren(head, makeNode("p", { class: "verdict bad" }, measured.problem));
     if (measured.examples) return place.replaceChildren(head, ...drawTemplates(measured.examples));
     const { lengths } = measured, over = lengths.filter((one) => one > currentLength()).length;
     const at50 = lengths[Math.floor(lengths.length / 2)], at95 = lengths[Math.floor(lengths.length * 0.95)], most = lengths[lengths.length - 1];
     const share = (100 * over / lengths.length).toFixed(over && over < lengths.length ? 1 : 0);
     const input = makeNode("input", { id: "data-length", type: "number", min: 32, step: 32, value: currentLength(), onchange: (event) => setLength(Number(event.target.value)) });
-    const part = lengths.length < measured.of ? ` ${pageText("script_data.rows_measured", { measured: formatCount(lengths.length), rows: formatCount(measured.of) })}` : "";
-    const words = pageText("script_data.lengths_found", { share, tokens: formatCount(currentLength()), median: formatCount(at50), p95: formatCount(at95), longest: formatCount(most) }) + part;
-    place.replaceChildren(makeNode("header", { class: "row" }, head, makeNode("label", { class: "row" }, makeNode("span", {}, pageText("script_data.max_length")), input)),
-      makeNode("div", { class: "plot", role: "img", "aria-label": `${pageText("script_data.lengths")}: ${words}` }), makeNode("p", { class: "quiet", id: "data-cut" }, words));
+    const part = lengths.length < measured.of ? ` ${pageText("data_tab.rows_measured", { measured: formatCount(lengths.length), rows: formatCount(measured.of) })}` : "";
+    const words = pageText("data_tab.lengths_found", { share, tokens: formatCount(currentLength()), median: formatCount(at50), p95: formatCount(at95), longest: formatCount(most) }) + part;
+    place.replaceChildren(makeNode("header", { class: "row" }, head, makeNode("label", { class: "row" }, makeNode("span", {}, pageText("data_tab.max_length")), input)),
+      makeNode("div", { class: "plot", role: "img", "aria-label": `${pageText("data_tab.lengths")}: ${words}` }), makeNode("p", { class: "quiet", id: "data-cut" }, words));
     sizes.disconnect();
     sizes.observe(place.querySelector(".plot"));
   }
@@ -461,21 +461,21 @@
     }
     const line = Math.min(x(cut), WIDTH - 1), right = line > WIDTH - 120;
     picture.append(makeSvg("line", { class: "cutline", x1: line, x2: line, y1: 4, y2: BASE }),
-      makeSvg("text", { class: "cutname", x: line + (right ? -6 : 6), y: 13, "text-anchor": right ? "end" : "start" }, `${x(cut) > WIDTH ? "→ " : ""}${pageText("script_data.cut_at", { tokens: formatCount(cut) })}`));
+      makeSvg("text", { class: "cutname", x: line + (right ? -6 : 6), y: 13, "text-anchor": right ? "end" : "start" }, `${x(cut) > WIDTH ? "→ " : ""}${pageText("data_tab.cut_at", { tokens: formatCount(cut) })}`));
     return picture;
   }
 
   function drawTemplates(examples) {
-    return [makeNode("p", {}, pageText("script_data.no_template", { name: startChoices().name })),
+    return [makeNode("p", {}, pageText("data_tab.no_template", { name: startChoices().name })),
       makeNode("div", { class: "sides" }, ...Object.entries(examples).map(([name, text]) => makeNode("section", { class: "card" },
-        makeNode("button", { class: "button small", "data-template": name, onclick: () => { state.template = name; measureLengths(); } }, pageText("script_data.use_template", { name })), makeNode("pre", { tabindex: "0" }, text))))];
+        makeNode("button", { class: "button small", "data-template": name, onclick: () => { state.template = name; measureLengths(); } }, pageText("data_tab.use_template", { name })), makeNode("pre", { tabindex: "0" }, text))))];
   }
 
   function drawSteps() {
     const place = byId("data-steps");
     place.hidden = !state.steps.length;
-    place.replaceChildren(makeNode("b", {}, `${pageText("script_data.applied")} `), ...state.steps.map((step) =>
-      makeNode("button", { class: "chip", "data-undo": step, title: pageText("script_data.undo_step", { step }), onclick: () => applySteps(state.steps.filter((one) => one !== step)) }, `${step.replaceAll("_", " ")} `, makeNode("span", { "aria-hidden": "true" }, "×"), makeNode("span", { class: "sr" }, pageText("script_data.undo")))),
+    place.replaceChildren(makeNode("b", {}, `${pageText("data_tab.applied")} `), ...state.steps.map((step) =>
+      makeNode("button", { class: "chip", "data-undo": step, title: pageText("data_tab.undo_step", { step }), onclick: () => applySteps(state.steps.filter((one) => one !== step)) }, `${step.replaceAll("_", " ")} `, makeNode("span", { "aria-hidden": "true" }, "×"), makeNode("span", { class: "sr" }, pageText("data_tab.undo")))),
       ...(state.report?.notes ?? []).map((note) => makeNode("p", { class: "quiet" }, note)));
   }
 
@@ -485,7 +485,7 @@
   }
 
   function useData() {
-    window.tunebench.tools.showBusy(byId("data-use"), pageText("script_data.using"));
+    window.tunebench.tools.showBusy(byId("data-use"), pageText("data_tab.using"));
     window.tunebench.sendEvent("usedata", { source: SAMPLES.includes(state.source) ? state.source : state.file, columns: state.isManual ? state.columns : {}, steps: state.steps, kind: state.report.kind,
       template: state.template || startChoices().template, held_out: findHeldOut(), length: state.length || null });
   }

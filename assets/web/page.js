@@ -187,10 +187,10 @@
 
   function drawAppError({ error }, place) {
     place.hidden = !error;
-    setText(place, error && pageText("script_page.unreadable_runs", { error: error.trim().split("\n").pop() }));
+    setText(place, error && pageText("sidebar.unreadable_runs", { error: error.trim().split("\n").pop() }));
   }
 
-  const makeNoRun = () => ({ progress: 0, step: "", left: "", doing: "", detail: "", badge: pageText("script_page.idle"), tone: "plain", name: pageText("script_page.no_run") });
+  const makeNoRun = () => ({ progress: 0, step: "", left: "", doing: "", detail: "", badge: pageText("sidebar.idle"), tone: "plain", name: pageText("sidebar.no_run_yet") });
 
   function drawRunCard(_, bar) {
     const { progress, step, left, badge: word, tone, name, doing, detail } = app.currentRun() ?? makeNoRun(), activity = doing || step || detail;
@@ -211,7 +211,7 @@
     return date.toLocaleString([], today ? { hour: "2-digit", minute: "2-digit" } : { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
   };
 
-  const joinNames = (words) => (words.length > 1 ? pageText("script_page.names", { names: words.slice(0, -1).join(", "), last: words[words.length - 1] }) : words[0] ?? "");
+  const joinNames = (words) => (words.length > 1 ? pageText("common.names", { names: words.slice(0, -1).join(", "), last: words[words.length - 1] }) : words[0] ?? "");
 
   function showRun(run) {
     app.selectRun(run);
@@ -219,7 +219,7 @@
   }
 
   function drawRecent(runs, place) {
-    if (!runs.length) return place.replaceChildren(makeNode("li", { class: "quiet" }, pageText("script_page.no_recent_runs")));
+    if (!runs.length) return place.replaceChildren(makeNode("li", { class: "quiet" }, pageText("sidebar.no_recent_run")));
     place.replaceChildren(...runs.map((run) =>
       makeNode("li", {}, makeNode("button", { class: "plain", onclick: () => showRun(run.id) },
         makeNode("i", { class: "state", "data-tone": run.tone, "aria-hidden": "true" }),
@@ -234,8 +234,8 @@
     const run = app.currentRun(), mine = run && (run.active || !app.selectedRun);
     let title = "Tunebench", tone = "plain";
     if (mine && run.active) [title, tone] = [`${Math.round(100 * run.progress)}% ${run.step.split(" ")[0] || run.badge} · Tunebench`, "busy"];
-    else if (mine && run.phase === "done") [title, tone] = [pageText("script_page.title_done"), "good"];
-    else if (mine && run.phase === "failed") [title, tone] = [pageText("script_page.title_failed"), "bad"];
+    else if (mine && run.phase === "done") [title, tone] = [pageText("sidebar.title_done"), "good"];
+    else if (mine && run.phase === "failed") [title, tone] = [pageText("sidebar.title_failed"), "bad"];
     if (document.title !== title) document.title = title;
     const key = `${tone} ${tone === "busy" ? Math.round(50 * run.progress) : ""}`;
     if (key !== icon) setIcon(tone, run?.progress ?? 0);

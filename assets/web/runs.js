@@ -18,7 +18,7 @@
   function drawTable(_, table) {
     const runs = [...app.getPart("active_runs"), ...app.getPart("runs")].sort((a, b) => b.pinned - a.pinned || (a.id < b.id ? 1 : -1));
     byId("runs-empty").hidden = runs.length > 0;
-    writeText("runs-empty", pageText(app.getPart("trash").runs.length ? "script_runs.all_in_trash" : "script_runs.no_run"));
+    writeText("runs-empty", pageText(app.getPart("trash").runs.length ? "runs_tab.all_in_trash" : "runs_tab.no_run"));
     byId("runs-tools").hidden = !runs.length;
     table.hidden = !runs.length;
     const known = new Set(runs.map((run) => run.id));
@@ -27,7 +27,7 @@
     const from = rows.findIndex((row, index) => row !== body.rows[index]);
     if (from >= 0 && from === body.rows.length) body.append(...rows.slice(from));
     else if (rows.length !== body.rows.length || from >= 0) body.replaceChildren(...rows);
-    setText(byId("runs-count"), searchText() ? pageText("script_runs.found", { found: found.length, runs: runs.length }) : pageText("script_runs.runs", { runs: runs.length }));
+    setText(byId("runs-count"), searchText() ? pageText("runs_tab.found", { found: found.length, runs: runs.length }) : pageText("runs_tab.run_count", { runs: runs.length }));
     table.setAttribute("aria-rowcount", found.length + 1);
     endObserver.disconnect();
     if (found.length > shownRows) endObserver.observe(rows[rows.length - 1]);
@@ -55,10 +55,10 @@
   function makeRow(run) {
     const makeCell = (text, kind = "") => makeNode("td", { class: kind }, text || "–");
     const row = makeNode("tr", { title: run.error || null, "data-run": run.id },
-      makeNode("td", {}, makeNode("input", { type: "checkbox", class: "choose", "aria-label": pageText("script_runs.overlay", { run: run.name }), checked: selected.has(run.id), disabled: !run.sparkline, onchange: (event) => selectRow(run, event.target) })),
+      makeNode("td", {}, makeNode("input", { type: "checkbox", class: "choose", "aria-label": pageText("runs_tab.overlay", { run: run.name }), checked: selected.has(run.id), disabled: !run.sparkline, onchange: (event) => selectRow(run, event.target) })),
       makeNode("td", {}, makeNode("span", { class: "badge", "data-tone": run.tone }, run.badge)),
       makeNode("th", { scope: "row" }, makeNode("button", { class: "plain", onclick: () => showRun(run.id) }, run.name),
-        ...(run.pinned ? [makeNode("span", { class: "pin", title: pageText("script_runs.pinned_title") }, " ★"), makeNode("span", { class: "sr" }, ` ${pageText("script_runs.pinned")}`)] : []),
+        ...(run.pinned ? [makeNode("span", { class: "pin", title: pageText("runs_tab.pinned_title") }, " ★"), makeNode("span", { class: "sr" }, ` ${pageText("runs_tab.pinned")}`)] : []),
         makeNode("div", { class: "quiet small lineage" }, ...makeLineage(run)),
         ...(run.problem ? [makeNode("div", { class: "small warn" }, run.problem)] : []),
         ...(run.note ? [makeNode("div", { class: "small note" }, run.note)] : [])),
@@ -66,13 +66,13 @@
       makeNode("td", { class: "num lesser" }, ...(run.sparkline ? [drawSparkline(run.sparkline)] : []), run.loss || "–"),
       makeCell(run.accuracy, "num lesser"), makeCell(run.size, "num minor"), makeCell(formatDate(run.when), "minor"),
       makeNode("td", { class: "actions" },
-        ...(run.comparable ? [makeNode("button", { class: "button small", onclick: () => sendRunEvent("opencompare", run) }, pageText("script_runs.compare"))] : []),
-        makeNode("button", { class: "button small more", "aria-expanded": "false", "aria-label": pageText("script_runs.options", { run: run.name }), onclick: (event) => openMenu(event.currentTarget, run) }, "⋯")));
+        ...(run.comparable ? [makeNode("button", { class: "button small", onclick: () => sendRunEvent("opencompare", run) }, pageText("runs_tab.compare"))] : []),
+        makeNode("button", { class: "button small more", "aria-expanded": "false", "aria-label": pageText("runs_tab.options", { run: run.name }), onclick: (event) => openMenu(event.currentTarget, run) }, "⋯")));
     return row;
   }
 
   // Base → SFT → DPO: each adapter stands on what is left of it.
-  const makeLineage = (run) => run.line.flatMap((name, index) => [...(index ? [makeNode("i", { "aria-label": pageText("script_runs.then") }, " → ")] : []), makeNode("span", { class: name.toLowerCase() }, name)]);
+  const makeLineage = (run) => run.line.flatMap((name, index) => [...(index ? [makeNode("i", { "aria-label": pageText("runs_tab.then") }, " → ")] : []), makeNode("span", { class: name.toLowerCase() }, name)]);
 
   function drawSparkline(text) {
     const values = [...text].map((letter) => parseInt(letter, 36)), wide = 60, high = 16;
@@ -101,11 +101,11 @@
     const shown = run.command !== ""; // of a run that cannot be shown there is only its folder
     const makeItem = (text, action) => makeNode("button", { type: "button", onclick: () => { popup.hidePopover(); action(); } }, text);
     const popup = makeNode("div", { class: "popup", popover: "auto", ontoggle: (event) => event.newState === "closed" && closeMenu() },
-      ...(shown ? [makeItem(pageText("script_runs.use_settings"), () => sendRunEvent("clone", run)), makeItem(pageText("script_runs.copy_command"), () => copyCommand(run))] : []),
-      makeItem(pageText("script_runs.open_folder"), () => sendRunEvent("openfolder", run)),
-      ...(shown ? [makeItem(pageText(run.pinned ? "script_runs.unpin" : "script_runs.pin"), () => sendRunEvent("editrun", run, { about: { pinned: !run.pinned } })), makeItem(pageText("script_runs.rename"), () => showBelow(run, makeEditor(run)))] : []),
+      ...(shown ? [makeItem(pageText("runs_tab.use_settings"), () => sendRunEvent("clone", run)), makeItem(pageText("runs_tab.copy_command"), () => copyCommand(run))] : []),
+      makeItem(pageText("runs_tab.open_folder"), () => sendRunEvent("openfolder", run)),
+      ...(shown ? [makeItem(pageText(run.pinned ? "runs_tab.unpin" : "runs_tab.pin"), () => sendRunEvent("editrun", run, { about: { pinned: !run.pinned } })), makeItem(pageText("runs_tab.rename"), () => showBelow(run, makeEditor(run)))] : []),
       ...(shown && !run.active ? [makeItem(pageText("common.save_report"), () => app.saveReport(run.id))] : []),
-      ...(run.active ? [] : [makeItem(pageText("script_runs.move_to_trash"), () => showBelow(run, makeTrashQuestion(run)))]));
+      ...(run.active ? [] : [makeItem(pageText("runs_tab.move_to_trash"), () => showBelow(run, makeTrashQuestion(run)))]));
     const closeMenu = () => {
       button.setAttribute("aria-expanded", "false");
       popup.remove();
@@ -120,7 +120,7 @@
   }
 
   async function copyCommand(run) {
-    if (await copyText(run.command)) return writeText("runs-status", pageText("script_runs.copied", { command: run.command }));
+    if (await copyText(run.command)) return writeText("runs-status", pageText("runs_tab.copied", { command: run.command }));
     showBelow(run, makeCopyField(run));
     entries.get(run.id).more.querySelector("input").select();
   }
@@ -128,8 +128,8 @@
   function makeCopyField(run) {
     const text = makeNode("input", { type: "text", readonly: true });
     text.value = run.command;
-    return makeNode("div", {}, makeNode("label", {}, `${pageText("script_runs.copy_yourself")} `, text),
-      makeNode("p", { class: "buttons" }, makeNode("button", { class: "button small", onclick: () => showBelow(run, null) }, pageText("script_runs.done"))));
+    return makeNode("div", {}, makeNode("label", {}, `${pageText("runs_tab.copy_yourself")} `, text),
+      makeNode("p", { class: "buttons" }, makeNode("button", { class: "button small", onclick: () => showBelow(run, null) }, pageText("runs_tab.done"))));
   }
 
   // A row below a run's row, in place of what was asked there before; null takes it away.
@@ -150,18 +150,18 @@
       sendRunEvent("editrun", run, { about: { name: name.value.trim(), note: note.value.trim() } });
       showBelow(run, null);
     };
-    return makeNode("form", { onsubmit: save }, makeNode("label", {}, `${pageText("script_runs.name")} `, name), makeNode("label", {}, `${pageText("script_runs.note")} `, note),
-      makeNode("p", { class: "buttons" }, makeNode("button", { class: "button small" }, pageText("script_runs.save")), makeNode("button", { type: "button", class: "button small", onclick: () => showBelow(run, null) }, pageText("script_runs.cancel"))));
+    return makeNode("form", { onsubmit: save }, makeNode("label", {}, `${pageText("runs_tab.name")} `, name), makeNode("label", {}, `${pageText("runs_tab.note")} `, note),
+      makeNode("p", { class: "buttons" }, makeNode("button", { class: "button small" }, pageText("runs_tab.save")), makeNode("button", { type: "button", class: "button small", onclick: () => showBelow(run, null) }, pageText("runs_tab.cancel"))));
   }
 
   function makeTrashQuestion(run) {
     const moveToTrash = (event) => {
       sendRunEvent("trashrun", run);
-      showBusy(event.currentTarget, pageText("script_runs.moving"), entries.get(run.id).row);
+      showBusy(event.currentTarget, pageText("runs_tab.moving"), entries.get(run.id).row);
     };
-    return makeNode("div", {}, makeNode("p", {}, makeNode("b", {}, pageText("script_runs.trash_question", { run: run.name })), ` ${pageText("script_runs.trash_kept", { size: run.size })}`),
-      ...(run.needed ? [makeNode("p", { class: "warn" }, pageText("script_runs.needed", { runs: run.needed }))] : []),
-      makeNode("p", { class: "buttons" }, makeNode("button", { class: "button small danger", onclick: moveToTrash }, pageText(run.needed ? "script_runs.move_anyway" : "script_runs.move_to_trash")), makeNode("button", { class: "button small", onclick: () => showBelow(run, null) }, pageText("script_runs.cancel"))));
+    return makeNode("div", {}, makeNode("p", {}, makeNode("b", {}, pageText("runs_tab.trash_question", { run: run.name })), ` ${pageText("runs_tab.trash_kept", { size: run.size })}`),
+      ...(run.needed ? [makeNode("p", { class: "warn" }, pageText("runs_tab.needed", { runs: run.needed }))] : []),
+      makeNode("p", { class: "buttons" }, makeNode("button", { class: "button small danger", onclick: moveToTrash }, pageText(run.needed ? "runs_tab.move_anyway" : "runs_tab.move_to_trash")), makeNode("button", { class: "button small", onclick: () => showBelow(run, null) }, pageText("runs_tab.cancel"))));
   }
 
   // ---- curves over each other
@@ -169,7 +169,7 @@
   function selectRow(run, box) {
     if (box.checked && selected.size >= MAX_SELECTED) {
       box.checked = false;
-      return writeText("runs-status", pageText("script_runs.most_selected"));
+      return writeText("runs-status", pageText("runs_tab.most_selected"));
     }
     box.checked ? selected.add(run.id) : selected.delete(run.id);
     if (!selected.size) byId("overlay").hidden = true;
@@ -197,10 +197,10 @@
   new ResizeObserver(() => app.getPart("overlay")?.runs.length && drawSelected()).observe(document.documentElement);
 
   const makeDifferences = (runs, rows) => rows.length ? [
-    makeNode("caption", {}, pageText("script_runs.settings_differ")),
-    makeNode("thead", {}, makeNode("tr", {}, makeNode("th", { scope: "col" }, pageText("script_runs.setting")), ...runs.map((run) => makeNode("th", { scope: "col" }, run.name)))),
+    makeNode("caption", {}, pageText("runs_tab.different_settings")),
+    makeNode("thead", {}, makeNode("tr", {}, makeNode("th", { scope: "col" }, pageText("runs_tab.setting")), ...runs.map((run) => makeNode("th", { scope: "col" }, run.name)))),
     makeNode("tbody", {}, ...rows.map(([label, values]) => makeNode("tr", {}, makeNode("th", { scope: "row" }, label), ...values.map((value) => makeNode("td", {}, value || pageText("common.no_value")))))),
-  ] : [makeNode("caption", {}, pageText(runs.length > 1 ? "script_runs.settings_same" : "script_runs.select_another"))];
+  ] : [makeNode("caption", {}, pageText(runs.length > 1 ? "runs_tab.settings_same" : "runs_tab.select_another"))];
 
   document.addEventListener("change", (event) => event.target.id === "overlay-curve" && drawSelected());
   document.addEventListener("click", (event) => {
@@ -215,10 +215,10 @@
 
   function drawTrash({ runs, size }, place) {
     place.hidden = !runs.length;
-    setText(place.querySelector("summary"), pageText("script_runs.trash", { runs: runs.length, size }));
-    place.querySelector("ul").replaceChildren(...runs.map((run) => makeNode("li", {}, run.name, " ", makeNode("button", { class: "button small", onclick: () => sendRunEvent("restore", run) }, pageText("script_runs.restore"), makeNode("span", { class: "sr" }, ` ${run.name}`)))));
-    const confirm = makeNode("button", { class: "button small danger", hidden: true, onclick: () => app.sendEvent("emptytrash", {}) }, pageText("script_runs.delete_all", { size }));
-    const ask = makeNode("button", { class: "button small", onclick: () => { ask.hidden = true; confirm.hidden = false; confirm.focus(); } }, pageText("script_runs.empty_trash"));
+    setText(place.querySelector("summary"), pageText("runs_tab.trash_size", { runs: runs.length, size }));
+    place.querySelector("ul").replaceChildren(...runs.map((run) => makeNode("li", {}, run.name, " ", makeNode("button", { class: "button small", onclick: () => sendRunEvent("restore", run) }, pageText("runs_tab.restore"), makeNode("span", { class: "sr" }, ` ${run.name}`)))));
+    const confirm = makeNode("button", { class: "button small danger", hidden: true, onclick: () => app.sendEvent("emptytrash", {}) }, pageText("runs_tab.delete_all", { size }));
+    const ask = makeNode("button", { class: "button small", onclick: () => { ask.hidden = true; confirm.hidden = false; confirm.focus(); } }, pageText("runs_tab.empty_trash"));
     place.querySelector(".buttons").replaceChildren(ask, confirm);
   }
 })();

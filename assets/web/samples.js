@@ -12,7 +12,7 @@
   app.stepMarks = (stage, series) => {
     const points = app.getPart("samples")?.points ?? [], point = points[selectedIndex(points)], best = app.getPart("best")?.[stage];
     return [
-      ...(best && series === `${stage}.loss` ? [{ at: best, kind: "best", name: pageText("script_charts.best") }] : []),
+      ...(best && series === `${stage}.loss` ? [{ at: best, kind: "best", name: pageText("charts.best") }] : []),
       ...(point?.stage === stage ? [{ at: point.step, kind: "shown", name: "" }] : []),
     ];
   };
@@ -31,7 +31,7 @@
   function drawPoint(samples) {
     const point = samples.points[selectedIndex(samples.points)];
     byId("samples-slider").setAttribute("aria-valuetext", point?.where ?? "");
-    writeText("samples-step", point?.where ?? pageText("script_samples.base_model"));
+    writeText("samples-step", point?.where ?? pageText("samples.base_model"));
     writeText("samples-note", describePoint(point));
     byId("samples-answers").replaceChildren(...samples.prompts.map((prompt, number) => makeCard(prompt, samples.base[number], point, number)));
     const buttons = point && app.getPart("run") ? makeButtons(point, app.getPart("run")) : [];
@@ -45,20 +45,20 @@
   }
 
   function describePoint(point) {
-    if (!point) return pageText("script_samples.none_yet");
+    if (!point) return pageText("samples.none_yet");
     return [
-      point.held === null ? "" : pageText(point.best ? "script_samples.lowest_loss" : "script_samples.loss", { loss: point.held }),
-      point.kept ? pageText("script_samples.kept") : "",
-      pageText(point.answers.length ? "script_samples.greedy" : "script_samples.none_here"),
+      point.held === null ? "" : pageText(point.best ? "samples.lowest_loss" : "samples.loss", { loss: point.held }),
+      point.kept ? pageText("samples.kept") : "",
+      pageText(point.answers.length ? "samples.greedy" : "samples.none_here"),
     ].filter(Boolean).join(" ");
   }
 
   const makeSide = (name, tone, answer) =>
-    makeNode("div", { class: `sample ${tone}` }, makeNode("b", {}, name), makeNode("p", { dir: "auto" }, answer[0] || pageText("script_samples.empty")),
-      makeNode("small", { class: "quiet" }, pageText(answer[2] ? "script_samples.tokens" : "script_samples.tokens_truncated", { tokens: answer[1] })));
+    makeNode("div", { class: `sample ${tone}` }, makeNode("b", {}, name), makeNode("p", { dir: "auto" }, answer[0] || pageText("common.empty")),
+      makeNode("small", { class: "quiet" }, pageText(answer[2] ? "comparison.answer_tokens" : "samples.tokens_truncated", { tokens: answer[1] })));
 
   function makeCard(prompt, base, point, number) {
-    const sides = [...(base ? [makeSide(pageText("script_samples.base"), "base", base)] : []), ...(point?.answers[number] ? [makeSide(point.where, point.stage, point.answers[number])] : [])];
+    const sides = [...(base ? [makeSide(pageText("samples.base"), "base", base)] : []), ...(point?.answers[number] ? [makeSide(point.where, point.stage, point.answers[number])] : [])];
     return makeNode("article", {}, makeNode("h4", { dir: "auto" }, prompt), makeNode("div", { class: "sides" }, ...sides));
   }
 
@@ -67,11 +67,11 @@
     const word = point.stage.toUpperCase(), event = { run: run.id, stage: point.stage, step: point.step };
     const useStep = () => {
       app.sendEvent("usestep", event);
-      writeText("samples-status", pageText("script_samples.becomes_adapter", { where: point.where, stage: word }));
+      writeText("samples-status", pageText("samples.becomes_adapter", { where: point.where, stage: word }));
     };
     return [
-      ...(point.kept ? [] : [makeNode("button", { class: "button small", id: "samples-compare", onclick: () => app.sendEvent("opencompare", event) }, pageText("script_samples.open_in_compare"))]),
-      ...(point.kept || !run.adapters.includes(word) ? [] : [makeNode("button", { class: "button small", id: "samples-keep", onclick: useStep }, pageText("script_samples.use_step", { stage: word }))]),
+      ...(point.kept ? [] : [makeNode("button", { class: "button small", id: "samples-compare", onclick: () => app.sendEvent("opencompare", event) }, pageText("samples.open_in_compare"))]),
+      ...(point.kept || !run.adapters.includes(word) ? [] : [makeNode("button", { class: "button small", id: "samples-keep", onclick: useStep }, pageText("samples.use_step", { stage: word }))]),
     ];
   }
 

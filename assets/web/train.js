@@ -25,7 +25,7 @@
     if (seconds === null || seconds === undefined) return "";
     const then = new Date(Date.now() + 1000 * seconds), today = then.toDateString() === new Date().toDateString();
     const time = then.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
-    return today ? pageText("script_train.done_at", { time }) : pageText("script_train.done_on_day", { day: then.toLocaleDateString([], { weekday: "long" }), time });
+    return today ? pageText("train_tab.done_at", { time }) : pageText("train_tab.done_on_day", { day: then.toLocaleDateString([], { weekday: "long" }), time });
   }
 
   function drawStages(run) {
@@ -33,7 +33,7 @@
     if (byId("stages").dataset.key === key) return;
     byId("stages").dataset.key = key;
     const marks = { done: "✓", failed: "!", stopped: "■", paused: "" }; // two bars by CSS: fonts lack the sign
-    const words = { done: "script_train.stage_done", now: "script_train.stage_now", failed: "script_train.stage_failed", stopped: "script_train.stage_stopped", paused: "script_train.stage_paused", todo: "script_train.stage_to_come" };
+    const words = { done: "train_tab.stage_done", now: "train_tab.stage_now", failed: "train_tab.stage_failed", stopped: "train_tab.stage_stopped", paused: "train_tab.stage_paused", todo: "train_tab.stage_to_come" };
     byId("stages").replaceChildren(...run.stages.map((stage, index) =>
       makeNode("li", { class: stage.state, "aria-current": stage.state === "now" ? "step" : null },
         makeNode("i", { "aria-hidden": "true" }, marks[stage.state] ?? String(index + 1)),
@@ -41,12 +41,12 @@
   }
 
   function describeEnd(run) {
-    const saved = run.adapters.length ? pageText("script_train.adapters_saved", { names: joinNames(run.adapters), adapters: run.adapters.length }) : "";
-    if (run.phase === "done") return { tone: "good", title: pageText("script_train.finished"), text: [saved, pageText("script_train.compare_next")], open: true };
-    if (run.phase === "paused") return { tone: "plain", title: pageText("script_train.paused"), text: [run.step, run.detail, pageText("script_train.resume_continues")], open: run.adapters.length };
-    if (run.phase === "stopped") return { tone: "plain", title: pageText("script_train.stopped"), text: [run.step, run.detail, saved || (run.detail ? "" : pageText("script_train.no_adapter"))], open: run.adapters.length };
-    const bug = run.bug ? pageText("script_train.bug") : "";
-    if (run.phase === "failed") return { tone: "bad", title: run.step ? pageText("script_train.failed_after", { step: run.step }) : pageText("script_train.failed"), text: [run.error, bug, saved], open: run.adapters.length, offers: run.offers };
+    const saved = run.adapters.length ? pageText("train_tab.adapters_saved", { names: joinNames(run.adapters), adapters: run.adapters.length }) : "";
+    if (run.phase === "done") return { tone: "good", title: pageText("run.finished"), text: [saved, pageText("train_tab.compare_next")], open: true };
+    if (run.phase === "paused") return { tone: "plain", title: pageText("run.paused"), text: [run.step, run.detail, pageText("train_tab.resume_continues")], open: run.adapters.length };
+    if (run.phase === "stopped") return { tone: "plain", title: pageText("train_tab.stopped"), text: [run.step, run.detail, saved || (run.detail ? "" : pageText("train_tab.no_adapter"))], open: run.adapters.length };
+    const bug = run.bug ? pageText("train_tab.bug") : "";
+    if (run.phase === "failed") return { tone: "bad", title: run.step ? pageText("train_tab.failed_after", { step: run.step }) : pageText("run.failed"), text: [run.error, bug, saved], open: run.adapters.length, offers: run.offers };
     return null;
   }
 
@@ -61,16 +61,16 @@
     if (place.dataset.key === key) return;
     place.dataset.key = key;
     const waits = run.active && !run.step;
-    if (!verdict) return place.replaceChildren(...(run.detail || waits ? [makeNode("p", { class: waits ? "detail first" : "detail" }, run.detail || pageText("script_train.starting"))] : []));
+    if (!verdict) return place.replaceChildren(...(run.detail || waits ? [makeNode("p", { class: waits ? "detail first" : "detail" }, run.detail || pageText("train_tab.starting"))] : []));
     const box = makeNode("div", { class: `verdict ${verdict.tone}`, role: verdict.tone === "bad" ? "alert" : "status" }, makeNode("h3", {}, verdict.title));
     for (const line of verdict.text.flatMap((text) => text.split("\n"))) if (line) box.append(makeNode("p", {}, line));
     const buttons = [];
     const addButton = (id, text, action) => buttons.push(makeNode("button", { class: buttons.length || led ? "button small" : "button", id, onclick: action }, text));
     for (const [index, offer] of (verdict.offers ?? []).entries()) addButton(index ? null : "retry", offer.text, makeRetry(run.id, offer.key));
-    if (run.phase === "failed" && !run.offers.length && !run.kept) addButton("start-again", pageText("script_train.start_again"), () => app.sendEvent("clone", { run: run.id })); // resuming would do all of it once more
-    if (run.resumable) addButton("resume", pageText("script_train.resume"), () => app.sendEvent("resume", { run: run.id }));
-    if (verdict.open) addButton("open-compare", pageText("script_train.open_compare"), () => app.sendEvent("opencompare", { run: run.id }));
-    if (run.phase === "done") addButton("extend", pageText("script_train.one_more_epoch"), () => app.sendEvent("extend", { run: run.id }));
+    if (run.phase === "failed" && !run.offers.length && !run.kept) addButton("start-again", pageText("train_tab.start_again"), () => app.sendEvent("clone", { run: run.id })); // resuming would do all of it once more
+    if (run.resumable) addButton("resume", pageText("train_tab.resume"), () => app.sendEvent("resume", { run: run.id }));
+    if (verdict.open) addButton("open-compare", pageText("train_tab.open_compare"), () => app.sendEvent("opencompare", { run: run.id }));
+    if (run.phase === "done") addButton("extend", pageText("train_tab.one_more_epoch"), () => app.sendEvent("extend", { run: run.id }));
     addButton("report", pageText("common.save_report"), () => app.saveReport(run.id));
     box.append(makeNode("p", { class: "buttons" }, ...buttons));
     place.replaceChildren(box);
@@ -83,27 +83,27 @@
     const [first, ...rest] = findings, run = app.getPart("run");
     place.hidden = !first;
     if (!first) return setText(byId("doctor-status"), "");
-    setText(byId("doctor-status"), pageText("script_train.doctor", { title: first.title, says: first.says }));
+    setText(byId("doctor-status"), pageText("train_tab.doctor_finding", { title: first.title, says: first.says }));
     const opened = place.querySelector("details")?.open ?? false, focused = place.contains(document.activeElement);
     place.replaceChildren(
       makeNode("h3", {}, makeNode("i", { "aria-hidden": "true", class: "cross" }, "✚"), first.title, makeNode("span", { class: "quiet small" }, first.where)),
       ...makeBody(first),
       makeNode("p", { class: "buttons" }, makeNode("button", { class: leadsWithFinding(run, findings) ? "button" : "button small", id: "try-again", onclick: makeRetry(run.id, first.key) }, retryLabel(first))),
-      ...(rest.length ? [makeNode("details", { open: opened }, makeNode("summary", {}, pageText("script_train.more_findings", { findings: rest.length })), ...rest.map((one) => makeFinding(one, run)))] : []));
+      ...(rest.length ? [makeNode("details", { open: opened }, makeNode("summary", {}, pageText("train_tab.more_findings", { findings: rest.length })), ...rest.map((one) => makeFinding(one, run)))] : []));
     if (focused) byId("try-again")?.focus();
   }
 
   const makeBody = (finding) => [
     makeNode("p", {}, finding.says),
     makeNode("ul", { class: "evidence" }, ...finding.evidence.map((line) => makeNode("li", {}, line))),
-    makeNode("p", { class: "quiet small" }, pageText("script_train.threshold", { source: finding.source })),
+    makeNode("p", { class: "quiet small" }, pageText("train_tab.threshold", { source: finding.source })),
   ];
 
   const makeFinding = (finding, run) => makeNode("section", {}, makeNode("h4", {}, finding.title, makeNode("span", { class: "quiet small" }, ` ${finding.where}`)), ...makeBody(finding),
     makeNode("button", { class: "button small", onclick: makeRetry(run.id, finding.key) }, retryLabel(finding)));
 
   // The proposal in mid-sentence; what is written in capitals stays.
-  const retryLabel = ({ offer }) => pageText("script_train.try_again", { offer: offer.replace(/^[A-Z](?=[a-z])/, (letter) => letter.toLowerCase()) });
+  const retryLabel = ({ offer }) => pageText("train_tab.try_again", { offer: offer.replace(/^[A-Z](?=[a-z])/, (letter) => letter.toLowerCase()) });
 
   // ---- charts
 
@@ -122,7 +122,7 @@
   function describeLater(run) {
     const training = run.stages.filter(isTraining), coming = training.findIndex((stage) => stage.state === "todo");
     if (coming < 0) return "";
-    return coming ? pageText("script_train.charts_after", { stage: training[coming].word, before: training[coming - 1].word }) : pageText("script_train.charts_first");
+    return coming ? pageText("train_tab.charts_after", { stage: training[coming].word, before: training[coming - 1].word }) : pageText("train_tab.charts_first");
   }
 
   const lastValue = (points) => points[points.length - 1]?.[1];
@@ -133,20 +133,20 @@
   const formatPercent = (share) => `${Math.round(100 * share)} %`;
   // A share with what it is a share of; of fewer than 16 it says little, and is grey.
   const FEW = 16;
-  const makeCount = (share, of) => makeNode("span", { class: of < FEW ? "few" : null }, ` ${pageText("script_train.held_out_share", { share: formatPercent(share), pairs: Math.round(share * of), of })}`);
-  const describeLast = (points) => pageText("script_train.held_out", { value: formatFixed(lastValue(points), 2) });
-  const describeBest = (points) => pageText("script_train.held_out_best", { value: formatFixed(lastValue(points), 3), best: formatFixed(findLowest(points)[1], 3), step: findLowest(points)[0] });
-  const describeAccuracy = (share, pairs) => (pairs ? pageText("script_train.accuracy", { share, pairs }) : pageText("script_train.accuracy_of_some", { share }));
+  const makeCount = (share, of) => makeNode("span", { class: of < FEW ? "few" : null }, ` ${pageText("train_tab.held_out_share", { share: formatPercent(share), pairs: Math.round(share * of), of })}`);
+  const describeLast = (points) => pageText("train_tab.held_out", { value: formatFixed(lastValue(points), 2) });
+  const describeBest = (points) => pageText("train_tab.held_out_best", { value: formatFixed(lastValue(points), 3), best: formatFixed(findLowest(points)[1], 3), step: findLowest(points)[0] });
+  const describeAccuracy = (share, pairs) => (pairs ? pageText("train_tab.accuracy", { share, pairs }) : pageText("train_tab.accuracy_of_some", { share }));
 
   // What a chart's numbers mean now; until there are any, its standing sentence is shown.
   const CAPTIONS = {
-    "token loss": ([train, heldOut]) => addHeldOut(pageText("script_train.perplexity", { now: Math.exp(lastSmooth(train)).toFixed(1), first: Math.exp(train[0][1]).toFixed(1) }), heldOut, describeBest),
-    "preference loss": ([train, heldOut]) => addHeldOut(pageText("script_train.preference_loss", { change: formatSigned(lastSmooth(train) - train[0][1]) }), heldOut, describeBest),
-    "margin": ([train, heldOut]) => addHeldOut(pageText(lastSmooth(train) < 0 ? "script_train.margin_lost" : "script_train.margin_gained", { margin: Math.abs(lastSmooth(train)).toFixed(2) }), heldOut, describeLast),
+    "token loss": ([train, heldOut]) => addHeldOut(pageText("train_tab.perplexity", { now: Math.exp(lastSmooth(train)).toFixed(1), first: Math.exp(train[0][1]).toFixed(1) }), heldOut, describeBest),
+    "preference loss": ([train, heldOut]) => addHeldOut(pageText("train_tab.preference_loss", { change: formatSigned(lastSmooth(train) - train[0][1]) }), heldOut, describeBest),
+    "margin": ([train, heldOut]) => addHeldOut(pageText(lastSmooth(train) < 0 ? "train_tab.margin_lost" : "train_tab.margin_gained", { margin: Math.abs(lastSmooth(train)).toFixed(2) }), heldOut, describeLast),
     "accuracy": ([train, heldOut], stage) => [describeAccuracy(formatPercent(lastSmooth(train)), app.getPart("run").batches[stage]),
       heldOut.length ? makeCount(lastValue(heldOut), lastValue(seriesPoints(`${stage}.held.rows`))) : ""],
-    "loss": ([train, heldOut]) => addHeldOut(pageText("script_train.loss", { loss: formatFixed(lastSmooth(train), 3), change: formatSigned(lastSmooth(train) - train[0][1], 3) }), heldOut, describeBest),
-    "log-probabilities": ([chosen, rejected]) => pageText("script_train.log_probabilities", { chosen: formatSigned(lastSmooth(chosen) - chosen[0][1], 0), rejected: formatSigned(lastSmooth(rejected) - rejected[0][1], 0) }),
+    "loss": ([train, heldOut]) => addHeldOut(pageText("train_tab.loss", { loss: formatFixed(lastSmooth(train), 3), change: formatSigned(lastSmooth(train) - train[0][1], 3) }), heldOut, describeBest),
+    "log-probabilities": ([chosen, rejected]) => pageText("train_tab.log_probabilities", { chosen: formatSigned(lastSmooth(chosen) - chosen[0][1], 0), rejected: formatSigned(lastSmooth(rejected) - rejected[0][1], 0) }),
   };
 
   const seriesPoints = (name) => app.series[name] ?? app.getPart("held_out")?.[name] ?? EMPTY;
@@ -185,17 +185,17 @@
     if (!facts) return;
     place.hidden = !facts.proof;
     place.className = `reference-check ${facts.holds ? "good" : "bad"}`;
-    place.replaceChildren(makeNode("b", {}, `${pageText("script_train.reference_check")} ${facts.holds ? "✓" : "✗"} `), facts.proof);
+    place.replaceChildren(makeNode("b", {}, `${pageText("train_tab.reference_check")} ${facts.holds ? "✓" : "✗"} `), facts.proof);
     writeText("rows", facts.rows);
     const notes = [...facts.reasons, ...facts.changes, ...facts.notes];
     byId("notes").hidden = !notes.length;
-    byId("notes").replaceChildren(makeNode("summary", {}, pageText("script_train.notes", { notes: notes.length })), makeNode("ul", {}, ...notes.map((note) => makeNode("li", {}, note))));
+    byId("notes").replaceChildren(makeNode("summary", {}, pageText("train_tab.notes_counted", { notes: notes.length })), makeNode("ul", {}, ...notes.map((note) => makeNode("li", {}, note))));
     const changed = facts.settings.flatMap((group) => group.rows).filter((row) => row[2] !== null).length;
-    setText(byId("settings").querySelector("summary"), changed ? pageText("script_train.settings_changed", { changed }) : pageText("script_train.settings"));
+    setText(byId("settings").querySelector("summary"), changed ? pageText("train_tab.settings_changed", { changed }) : pageText("train_tab.settings"));
     byId("settings").querySelector(".groups").replaceChildren(...facts.settings.map((group) =>
       makeNode("section", {}, makeNode("h3", {}, group.title),
         makeNode("dl", {}, ...group.rows.flatMap(([name, value, preset]) => [makeNode("dt", {}, name),
-          makeNode("dd", { class: preset === null ? null : "changed" }, value || pageText("common.no_value"), ...(preset === null ? [] : [makeNode("small", {}, ` ${pageText("script_train.preset", { value: preset || pageText("common.no_value") })}`)]))])))));
+          makeNode("dd", { class: preset === null ? null : "changed" }, value || pageText("common.no_value"), ...(preset === null ? [] : [makeNode("small", {}, ` ${pageText("train_tab.preset", { value: preset || pageText("common.no_value") })}`)]))])))));
   }
 
   // ---- notifications when a run ends; only those the user turned on

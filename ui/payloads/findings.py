@@ -106,7 +106,7 @@ def apply_suggestion(registry: RunRegistry, run_id: str, key: str) -> tuple[Reci
 def setting_differences(before: StrictModel, after: StrictModel) -> list[str]:
     """Each setting that differs: its label, its value, and "changed from" the other."""
     old, new = settings_by_label(before), settings_by_label(after)
-    not_set = page_text("run_facts.not_set")
+    not_set = page_text("common.no_value")
     return [
         page_text("run_facts.changed_setting", setting=label, value=value or not_set, before=old[label] or not_set)
         for label, value in new.items()

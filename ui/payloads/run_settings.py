@@ -42,7 +42,7 @@ class RunSettings:
         """Every setting in groups; only for the run that is shown, because it is slow for a thousand runs."""
         if self.recipe is None:
             return ()
-        made = ((page_text("run_facts.device"), self.device), *self.versions)
+        made = ((page_text("sidebar.device"), self.device), *self.versions)
         rows = tuple(SettingRow(name, value) for name, value in made)
         groups = group_settings(self.recipe, nearest_preset(self.recipe))
         return (*groups, SettingGroup(page_text("run_facts.made_with"), rows))
@@ -102,7 +102,7 @@ def group_settings(recipe: Recipe, preset: Recipe) -> list[SettingGroup]:
         SettingGroup(page_text("run_facts.run"), setting_rows(recipe, recipe)),
         SettingGroup(page_text("run_facts.data"), setting_rows(recipe.data, recipe.data)),
     ]
-    parts = {"lora": page_text("run_facts.lora")} | {stage: STAGE_LABELS[stage] for stage in recipe.method.stages}
+    parts = {"lora": page_text("settings.lora")} | {stage: STAGE_LABELS[stage] for stage in recipe.method.stages}
     return groups + [
         SettingGroup(title, setting_rows(getattr(recipe, name), getattr(preset, name))) for name, title in parts.items()
     ]

@@ -92,8 +92,8 @@ def build_inputs(registry: RunRegistry, run_id: str) -> tuple[dict[str, Any], di
             buttons["cancel"] = gr.Button(page_text("common.stop"), visible=False, elem_id="cancel")
             small: dict[str, Any] = {"size": "sm", "min_width": 60}
             with gr.Row(elem_id="prompt-buttons"):
-                buttons["previous"] = gr.Button(page_text("compare_tab.previous"), elem_id="previous-prompt", **small)
-                buttons["next"] = gr.Button(page_text("compare_tab.next"), elem_id="next-prompt", **small)
+                buttons["previous"] = gr.Button(page_text("common.previous"), elem_id="previous-prompt", **small)
+                buttons["next"] = gr.Button(page_text("common.next"), elem_id="next-prompt", **small)
                 buttons["new_seed"] = gr.Button(
                     page_text("compare_tab.new_seed"), elem_id="new-seed", **small, **waiting
                 )
