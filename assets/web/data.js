@@ -135,6 +135,7 @@
     const question = { ...buildQuery(), held_out: findHeldOut() };
     [state.preview, state.measured, state.report, state.question, state.sizing] = [null, null, null, "", ""]; // answers under way are dropped
     byId("data-lengths").hidden = true;
+    byId("data-use").disabled = true; // what it would use is being checked
     const isStale = () => opened !== state || ticket !== state.ticket;
     if (state.isManual && !Object.keys(state.columns).length) return finishCheck({ problem: state.inspected.problem });
     showProgress(pageText("data_tab.reading"));
@@ -207,6 +208,7 @@
     byId("data-blocked").hidden = !report.blocked.length;
     byId("data-blocked").replaceChildren(...report.blocked.map((line) => makeNode("p", {}, line)));
     byId("data-use").hidden = report.blocked.length > 0 || !report.usable;
+    byId("data-use").disabled = false;
     byId("data-use").textContent = pageText(report.kind === "chat" ? "data_tab.use_for_sft" : "data_tab.use_data");
     drawSteps();
     drawHealth(report);

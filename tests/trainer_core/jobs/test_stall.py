@@ -111,4 +111,4 @@ def test_a_damaged_line_is_told_and_hides_nothing(tmp_path: Path) -> None:
     assert [view.phase for view in again.registry.run_states] == [Phase.DONE, Phase.DONE]
     assert again.registry.run_state(ids[0]).points == supervisor.registry.run_state(ids[0]).points
     notes = [note for note in again.registry.run_state(ids[0]).notes if note.code == "log.line_damaged"]
-    assert [note.split(" of ")[0] for note in notes] == ["Line 6", "Line 7"]
+    assert [note.params["line"] for note in notes] == [6, 7]
