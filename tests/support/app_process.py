@@ -6,15 +6,14 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import psutil
 
+from tests.support.app_forks import start_app
 from tools.browser import find_chromium
-from trainer_core.system.project import PROJECT
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Playwright
@@ -30,7 +29,7 @@ def launch_chromium(playwright: Playwright, *flags: str) -> Browser:
 class AppProcess:
     """A server on a workspace and a port; as a block's context it ends with the block."""
 
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | psutil.Process
 
     def __init__(self, workspace: Path):
         self.workspace, self.port = workspace, find_free_port()
@@ -55,11 +54,13 @@ class AppProcess:
         self.process.wait()
 
     def close(self) -> None:
-        self.process.terminate()
         try:
+            self.process.terminate()
             self.process.wait(20)
-        except subprocess.TimeoutExpired:
+        except (subprocess.TimeoutExpired, psutil.TimeoutExpired):
             self.kill()
+        except psutil.NoSuchProcess:  # it has ended
+            pass
         for left in psutil.process_iter(["cmdline"]):  # a run goes on without its app
             if any(str(self.workspace) in part for part in left.info["cmdline"] or ()):
                 left.kill()
@@ -87,16 +88,14 @@ class App(AppProcess):
         args += ["--reading", self.reading] if self.reading else []
         args += ["--password", self.password] if self.password else []
         args += ["--own", self.own] if self.own else []
-        command = [sys.executable, "-m", "tests.support.serve", *map(str, args)]
         self.log = self.workspace.with_suffix(".log")
         home = {"HOME": str(self.workspace.parent)}  # where the leases of the pretended cards lie
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                command, cwd=PROJECT, env=os.environ | home, stdout=log, stderr=subprocess.STDOUT
-            )
+        self.process = start_app([*map(str, args)], os.environ | home, self.log)
         end = time.monotonic() + START_SECONDS
         while not answers(self.port):
-            assert self.process.poll() is None and time.monotonic() < end, self.log.read_text()
+            if not self.process.is_running() or time.monotonic() > end:
+                self.close()
+                raise AssertionError(self.log.read_text())
             time.sleep(0.1)
 
 

@@ -6,7 +6,7 @@ import argparse
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,7 +41,8 @@ def recorded(file: Path) -> Callable[[], Machine]:
     )
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serves until it is asked to end."""
     top = argparse.ArgumentParser()
     top.add_argument("--workspace", type=Path, required=True)
     top.add_argument("--port", type=int, required=True)
@@ -50,7 +51,7 @@ def main() -> int:
     top.add_argument("--reading", type=Path, help="a file that names a recorded reading; it is looked at each second")
     top.add_argument("--password", default="", help="that of --lan; without it the app is on 127.0.0.1 alone")
     top.add_argument("--own", default="", help="the page's name below .localhost")
-    args = top.parse_args()
+    args = top.parse_args(arguments)
     workspace = Workspace(args.workspace.resolve())
     command = WORKER_COMMAND if args.worker == "real" else scripted_command(args.worker)
     ended = threading.Event()
