@@ -258,7 +258,7 @@ def supervisor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supervisor]
         opened.close()
 
 
-@pytest.mark.parametrize("name", ["paused-sft", "paused-dpo"])
+@pytest.mark.parametrize("name", [pytest.param("paused-sft", marks=pytest.mark.long), "paused-dpo"])
 def test_a_paused_run_resumes_to_the_same_end(supervisor: Supervisor, views: dict[str, RunState], name: str) -> None:
     run_id, before = views[name].id, views[name]
     supervisor.control.resume(run_id)

@@ -147,6 +147,7 @@ def test_an_answer_ends_by_itself(folder: Path) -> None:
     assert "Paris" in lanes.tokenizer.decode(row.tokens)
 
 
+@pytest.mark.long
 def test_random_weights_are_told_from_none_by_what_the_model_forgot(folder: Path, tmp_path: Path) -> None:
     tiny.adapter(tmp_path / "broken", folder, rank=16, scale=0.5)
     tiny.adapter(tmp_path / "zero", folder, rank=16, scale=0.0)
