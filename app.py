@@ -107,6 +107,7 @@ def build_app_parser() -> argparse.ArgumentParser:
 def serve_app(workspace: Workspace, args: argparse.Namespace) -> int:
     """Serve the page until Ctrl-C. A training run continues afterwards; Compare ends."""
     port = find_free_port() if args.port is None else check_port(args.port)
+    password = lan_password() if args.lan else ""
     if unused := proxies.describe_unused_proxies(os.environ):
         terminal.print_line(unused)
     ended = threading.Event()
@@ -115,7 +116,7 @@ def serve_app(workspace: Workspace, args: argparse.Namespace) -> int:
     supervisor = Supervisor(workspace, device=args.device, ahead=args.warm).watch()
     try:
         own = own_name(workspace.root)
-        open_page(build_page(supervisor), port, workspace, lan_password() if args.lan else "", own)
+        open_page(build_page(supervisor), port, workspace, password, own)
         if args.browser:
             show_page(workspace)
         wait_for_signal(ended)

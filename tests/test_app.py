@@ -67,12 +67,12 @@ def test_it_answers_on_127_0_0_1_only(opened: tuple[subprocess.Popen[str], str, 
     assert listening == ["127.0.0.1"]
 
 
-def test_a_second_start_points_to_the_first(opened: tuple[subprocess.Popen[str], str, Path]) -> None:
+def test_a_second_start_points_to_the_first(
+    opened: tuple[subprocess.Popen[str], str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     _, _, workspace = opened
-    second = start(workspace)
-    said, _ = second.communicate(timeout=SECONDS)
-    link = (workspace / "app.address").read_text()
-    assert (second.returncode, said) == (0, f"Tunebench is already open at {link}\n")
+    assert app.main(["--no-browser", "--workspace", str(workspace)]) == 0
+    assert capsys.readouterr().out == f"{Text('app.already_open', link=(workspace / 'app.address').read_text())}\n"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a browser that is a script")
@@ -124,15 +124,13 @@ def test_signed_out_by_a_command_while_the_app_is_open(opened: tuple[subprocess.
         browser.open(f"{root}/config", timeout=10)
 
 
-def test_a_taken_port_is_named(tmp_path: Path) -> None:
+def test_a_taken_port_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        process = start(tmp_path, "--port", str(port))
-        _, said = process.communicate(timeout=SECONDS)
-    assert process.returncode == 1
-    assert said == f"{Text('app.port_taken', port=port)}\n"
+        assert app.main(["--workspace", str(tmp_path), "--port", str(port)]) == 1
+    assert capsys.readouterr().err == f"{Text('app.port_taken', port=port)}\n"
 
 
 @pytest.mark.parametrize("port", ["80000", "65536", "0", "-5", "9" * 30])
@@ -142,30 +140,27 @@ def test_a_port_that_cannot_be_is_refused_with_a_sentence(port: str) -> None:
     assert refused.value.text == Text("app.bad_port", port=int(port), last=65_535)
 
 
-def test_it_opens_behind_proxies_that_lead_nowhere(tmp_path: Path) -> None:
+def test_it_opens_behind_proxies_that_lead_nowhere_and_ctrl_c_ends_it_cleanly(tmp_path: Path) -> None:
     nowhere = {name: "http://127.0.0.1:9" for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy")}
     process = start(tmp_path, **nowhere, ALL_PROXY="socks5://127.0.0.1:9", NO_PROXY="", no_proxy="")
     try:
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPCookieProcessor())
         assert direct.open(ready(process), timeout=10).status == 200
+        if os.name == "posix":
+            process.send_signal(signal.SIGINT)
+            assert process.wait(SECONDS) == 0
+            assert process.stderr and "Traceback" not in process.stderr.read()
     finally:
-        process.terminate()
-        process.wait(SECONDS)
+        process.kill()
+        process.wait()
 
 
-def test_a_workspace_that_cannot_be_is_refused_with_a_sentence(tmp_path: Path) -> None:
-    process = start(tmp_path / ("a" * 300))
-    _, said = process.communicate(timeout=SECONDS)
-    assert process.returncode == 1 and said.count("\n") == 1 and "name too long" in said.lower()
-
-
-@pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_ctrl_c_ends_it_cleanly(tmp_path: Path) -> None:
-    process = start(tmp_path)
-    ready(process)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(SECONDS) == 0
-    assert process.stderr and "Traceback" not in process.stderr.read()
+def test_a_workspace_that_cannot_be_is_refused_with_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert app.main(["--workspace", str(tmp_path / ("a" * 300))]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "name too long" in said.lower()
 
 
 def test_no_wait_for_the_end_is_without_an_end() -> None:
@@ -241,7 +236,9 @@ def test_the_network_gets_in_by_the_password_alone(tmp_path: Path) -> None:
         process.wait(SECONDS)
 
 
-def test_a_short_password_is_refused(tmp_path: Path) -> None:
-    process = start(tmp_path, "--lan", TUNEBENCH_PASSWORD="1234567")
-    _, said = process.communicate(timeout=SECONDS)
-    assert process.returncode == 1 and said == "TUNEBENCH_PASSWORD has 7 characters; it needs at least 8.\n"
+def test_a_short_password_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNEBENCH_PASSWORD", "1234567")
+    assert app.main(["--workspace", str(tmp_path), "--lan"]) == 1
+    assert capsys.readouterr().err == f"{Text('app.short_password', length=7, least=8)}\n"
