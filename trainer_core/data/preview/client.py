@@ -11,7 +11,12 @@ from trainer_core.runs.workspace import Workspace
 from trainer_core.system.child_process import ChildLimits, ChildProcess, Crashed, Rejected, SharedChild
 
 COMMAND = (sys.executable, "-m", "trainer_core.data.preview.child")
-ENVIRONMENT = {"PYTHONUTF8": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+ENVIRONMENT = {
+    "PYTHONUTF8": "1",
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",  # the child hides torch from transformers
+}
 IDLE_SECONDS = 600.0
 ANSWER_SECONDS = 180.0
 """Enough for 5,000 long rows on a busy processor; a malicious tokenizer takes forever."""
