@@ -292,7 +292,7 @@ def test_a_process_that_does_not_answer_is_ended(models: dict[str, Path], tmp_pa
 
 
 def test_the_process_ends_when_nobody_asks_and_starts_again(models: dict[str, Path], tmp_path: Path) -> None:
-    lens = TokenPreview(Workspace(tmp_path), idle_seconds=0.2)
+    lens = TokenPreview(Workspace(tmp_path), idle_seconds=1.0)
     look = TokenRowRequest(
         source=str(saved(tmp_path / "c.jsonl", [chat(1, 1)])), model=str(models["chatml"]), length=64, at=0
     )
