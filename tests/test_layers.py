@@ -246,12 +246,6 @@ def test_the_command_line_starts_light() -> None:
     assert not loaded_after("import trainer_core.cli.commands") & (HEAVY | {"gradio"})
 
 
-@pytest.mark.real
-def test_inference_loads_without_unsloth() -> None:
-    loaded = loaded_after("import trainer_core.inference.server")
-    assert {"torch", "peft"} <= loaded and not loaded & {"unsloth", "unsloth_zoo"}
-
-
 @pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("test_*.py")), ids=name_of)
 def test_a_test_leaves_the_engine_to_processes_of_its_own(path: Path) -> None:
     """Unsloth patches the process that it is imported in, and its environment: every test after that would see another world."""

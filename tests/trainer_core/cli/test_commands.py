@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer_core.cli import demo, terminal
+from trainer_core.cli import commands, demo, terminal
 from trainer_core.data.read_events import ReadProgress
 from trainer_core.errors import ConfigError, TrainingError
 from trainer_core.schema import read_toml
@@ -102,22 +102,21 @@ LONG = "a" * 300
         ("--workspace", "/dev/null/x", "starter"),
     ],
 )
-def test_a_name_that_cannot_be_is_refused_with_a_sentence(asked: tuple[str, ...]) -> None:
-    done = command(*asked)
-    assert (done.returncode, b"Traceback" in done.stderr, done.stderr.count(b"\n")) == (1, False, 1), (
-        done.stderr.decode()
-    )
+def test_a_name_that_cannot_be_is_refused_with_a_sentence(
+    asked: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    code, said = commands.main([*asked]), capfd.readouterr().err
+    assert (code, "Traceback" in said, said.count("\n")) == (1, False, 1), said
 
 
-def test_a_recipe_may_name_what_cannot_be(tmp_path: Path) -> None:
+def test_a_recipe_may_name_what_cannot_be(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     recipe = tmp_path / "long.toml"
     recipe.write_text(f'method = "sft"\n[data]\npairs = "{LONG}.jsonl"')
-    done = command("plan", str(recipe))
-    assert (done.returncode, b"Traceback" in done.stderr) == (1, False), done.stderr.decode()
+    assert (commands.main(["plan", str(recipe)]), "Traceback" in capfd.readouterr().err) == (1, False)
     recipe.write_text(f'model = "{LONG}"\nmethod = "sft"')
     for verb, code in (("plan", 0), ("train", 1)):
-        done = command("--workspace", str(tmp_path / "w"), verb, str(recipe))
-        assert (done.returncode, b"Traceback" in done.stderr) == (code, False), done.stderr.decode()
+        found = commands.main(["--workspace", str(tmp_path / "w"), verb, str(recipe)])
+        assert (found, "Traceback" in capfd.readouterr().err) == (code, False)
 
 
 def test_progress_goes_on_through_files_and_passes() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -75,6 +76,11 @@ def alone(folder: Path, adapter: str | None, **format) -> torch.nn.Module:
     """One adapter on its own base, by transformers and PEFT and nothing of ours."""
     model = AutoModelForCausalLM.from_pretrained(folder / "base", **format)
     return (PeftModel.from_pretrained(model, adapter) if adapter else model).eval()
+
+
+def test_nothing_here_has_loaded_unsloth() -> None:
+    """Its kernels use one adapter for a whole batch. All of `inference` is imported by now, and no test imports Unsloth here."""
+    assert "trainer_core.inference.server" in sys.modules and not {"unsloth", "unsloth_zoo"} & {*sys.modules}
 
 
 def test_a_mixed_greedy_batch_equals_generate_lane_by_lane(folder: Path, lanes: LaneSet) -> None:

@@ -96,7 +96,8 @@ def test_rows_in_which_nothing_is_to_be_learned_are_left_out_with_the_reason(tmp
     assert learned(case(tmp_path, drafts(weight=0), steps=("learn_all",)).first) == [True, True]
     others = case(tmp_path, [{"messages": [user("a", train=True), assistant("b", train=True)]}])
     ignored = Text("ignored.weight_of_others", names="train (1 row)")
-    assert others.said == [Text("selection.ignored", file="rows.jsonl", place="line 1", meaning=ignored)]
+    place = Text("selection.line", line=1)
+    assert others.said == [Text("selection.ignored", file="rows.jsonl", place=place, meaning=ignored)]
 
 
 def tokenizer(name: str = "") -> PreTrainedTokenizerFast:
