@@ -4,7 +4,7 @@
   const byId = (id) => document.getElementById(id);
   const app = window.tunebench;
   const { makeNode } = app;
-  const { setText, writeText, findOpenTab, saveFile } = app.tools;
+  const { setText, writeText, findOpenTab, saveFile, replyOf } = app.tools;
   const REVEAL_MS = 800; // how long names are shown after a vote before the next question comes
   const LONG_DIFF = 1500; // words; a longer answer is not compared word by word
   const VOTE_KEYS = { ArrowLeft: "vote-a", ArrowRight: "vote-b", ArrowDown: "vote-tie", x: "vote-bad", s: "vote-skip", u: "vote-undo", n: "vote-next", r: "vote-again", b: "vote-end" };
@@ -44,7 +44,7 @@
 
   // Calls an endpoint, shows its problem, and polls at once for what has changed.
   async function callEndpoint(name, request = {}) {
-    const reply = (await server[name](request)) ?? { problem: pageText("sidebar.lost_connection") };
+    const reply = await replyOf(server[name](request));
     setText(byId("compare-error"), reply.problem ?? "");
     byId("compare-error").hidden = !reply.problem;
     app.pollSoon(0);

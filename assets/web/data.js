@@ -9,6 +9,7 @@
   const PART_LABELS = { prompt: "data_tab.part_prompt", chosen: "data_tab.part_chosen", rejected: "data_tab.part_rejected", answer: "data_tab.part_answer", messages: "data_tab.part_messages", system: "data_tab.part_system",
     input: "data_tab.part_input", history: "data_tab.part_history", reasoning: "data_tab.part_reasoning", scored: "data_tab.part_scored", text: "data_tab.part_text" };
   const SIDE_LABELS = { row: "data_tab.side_row", chosen: "data_tab.part_chosen", rejected: "data_tab.part_rejected" };
+  const { replyOf } = window.tunebench.tools;
   const LEVELS = { error: "!", warning: "⚠", notice: "i" };
   const LEVEL_LABELS = { error: "data_tab.level_error", warning: "data_tab.level_warning", notice: "data_tab.level_notice" };
   let server, upload, state = makeState("");
@@ -65,7 +66,7 @@
     resetState(file.name);
     const opened = state;
     showProgress(pageText("data_tab.copying", { file: file.name }));
-    const sent = await upload(file), saved = await server.keep_upload({ source: sent.path });
+    const sent = await upload(file), saved = await replyOf(server.keep_upload({ source: sent.path }));
     if (opened !== state) return;
     if (saved.problem) return showError(saved.problem);
     byId("data-path").value = saved.source;
@@ -86,7 +87,7 @@
     const opened = state;
     if (!state.source) return showError(pageText("data_tab.no_path"));
     showProgress(pageText("data_tab.opening", { file: baseName(state.source) }));
-    const inspected = await server.inspect_file({ source: state.source });
+    const inspected = await replyOf(server.inspect_file({ source: state.source }));
     if (opened !== state) return;
     if (inspected.problem && !inspected.columns) return showError(inspected.problem);
     if (inspected.parts && !inspected.columns) return drawParts(inspected.parts);
@@ -119,7 +120,7 @@
     resetState(name);
     const opened = state;
     showProgress(pageText("data_tab.downloading", { name, part: `${part.config} · ${part.split}` }));
-    const saved = await server.fetch_part({ source: name, ...part });
+    const saved = await replyOf(server.fetch_part({ source: name, ...part }));
     if (opened !== state) return;
     if (saved.problem) return showError(saved.problem);
     openSource(saved.source);
@@ -139,12 +140,12 @@
     const isStale = () => opened !== state || ticket !== state.ticket;
     if (state.isManual && !Object.keys(state.columns).length) return finishCheck({ problem: state.inspected.problem });
     showProgress(pageText("data_tab.reading"));
-    const first = await server.check_file({ ...question, rows: 50 });
+    const first = await replyOf(server.check_file({ ...question, rows: 50 }));
     if (isStale()) return;
     if (first.problem) return finishCheck(first);
     drawReport(first, true);
     pollProgress(opened, ticket);
-    const report = await server.check_file({ ...question, ticket });
+    const report = await replyOf(server.check_file({ ...question, ticket }));
     if (isStale()) return;
     finishCheck(report);
     if (!report.problem && state.isManual) server.remember_columns({ names: state.inspected.columns.map((one) => one.name), columns: state.columns });
@@ -163,7 +164,7 @@
 
   async function pollProgress(opened, ticket) {
     while (opened === state && state.ticket === ticket) {
-      const done = await server.check_progress({ ticket });
+      const done = await replyOf(server.check_progress({ ticket }));
       if (opened === state && state.ticket === ticket && done.of) {
         const share = done.bytes / done.of, seconds = (Date.now() - state.began) / 1000, left = Math.round(seconds / share - seconds);
         showProgress(pageText("data_tab.progress", { rows: formatCount(done.rows), percent: Math.round(100 * share), file: done.file, seconds: left }), share);
@@ -290,7 +291,7 @@
   async function showRow(row) {
     const opened = state, question = JSON.stringify([row, state.steps, state.columns, state.template, currentLength()]);
     state.question = question;
-    const preview = await server.preview_row({ ...buildPreviewRequest(), kind: "look", at: row });
+    const preview = await replyOf(server.preview_row({ ...buildPreviewRequest(), kind: "look", at: row }));
     if (opened !== state || state.question !== question) return;
     if (preview.problem || preview.examples) return;
     state.row = preview.at;
@@ -302,7 +303,7 @@
     const opened = state, question = JSON.stringify(buildPreviewRequest());
     state.sizing = question;
     drawLengths({ waiting: true });
-    const measured = await server.measure_lengths({ ...buildPreviewRequest(), kind: "measure" });
+    const measured = await replyOf(server.measure_lengths({ ...buildPreviewRequest(), kind: "measure" }));
     if (opened !== state || state.sizing !== question) return;
     state.measured = measured;
     drawLengths(measured);

@@ -282,6 +282,9 @@
   }
 
   // Shows that a pressed button is at work, until another tab opens, an error appears, or 10 seconds have passed.
+  // The reply of an endpoint. Gradio gives none where the contact is lost, as while the page reloads.
+  const replyOf = async (call) => (await call) ?? { problem: pageText("sidebar.lost_connection") };
+
   function showBusy(button, words, place = button) {
     const before = button.textContent, tab = findOpenTab(), end = Date.now() + 10_000;
     const findError = () => document.querySelector(".problem .verdict"), stale = findError();
@@ -295,5 +298,5 @@
     }, 100);
   }
 
-  Object.assign(app.tools, { saveFile, copyText, byId, makeNode, setText, writeText, formatDate, joinNames, showRun, findOpenTab, showBusy });
+  Object.assign(app.tools, { saveFile, copyText, byId, makeNode, setText, writeText, formatDate, joinNames, showRun, findOpenTab, showBusy, replyOf });
 })();

@@ -50,6 +50,13 @@ def browser(playwright: Playwright) -> Iterator[Browser]:
     opened.close()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def closed_pages(browser: Browser) -> Iterator[None]:
+    """A page that a module leaves open asks its dead app once a second, through all later tests."""
+    yield
+    assert not browser.contexts
+
+
 @pytest.fixture(scope="module")
 def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., App]]:
     """Starts servers; all of them end with the module."""

@@ -57,3 +57,4 @@ def test_the_password_lets_in(browser: Browser, tmp_path: Path) -> None:
             page.locator("#password").fill(given)
             page.get_by_role("button", name="Open").click()
             page.wait_for_selector(then, timeout=30_000)
+        page.close()
