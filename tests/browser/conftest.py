@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,6 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
 
 from tests.support.app_process import App, launch_chromium
+from tests.support.scripted import finish_runs
 from tools.browser import NoBrowser
 
 
@@ -59,11 +60,13 @@ def closed_pages(browser: Browser) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., App]]:
-    """Starts servers; all of them end with the module."""
+    """Starts servers; all of them end with the module. `runs`: the names of runs that have ended before."""
     started: list[App] = []
 
-    def start(worker: str, gpu: float = 0, reading: str = "") -> App:
-        started.append(App(tmp_path_factory.mktemp("app") / "workspace", worker, gpu, reading))
+    def start(worker: str, gpu: float = 0, reading: str = "", runs: Sequence[str] = ()) -> App:
+        folder = tmp_path_factory.mktemp("app") / "workspace"
+        finish_runs(folder, *runs)
+        started.append(App(folder, worker, gpu, reading))
         return started[-1]
 
     yield start

@@ -9,7 +9,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page
 
 from tests.browser.conftest import Profile
-from tests.browser.test_page import begin, phase, tab
+from tests.browser.test_page import open_compare, tab
 from tests.support.app_process import App
 
 TABS = ("Start", "Data", "Train", "Compare", "Runs")
@@ -19,20 +19,15 @@ Visit = Callable[[App], Page]
 
 @pytest.fixture(scope="module")
 def app(serve: Callable[..., App]) -> App:
-    return serve("60", gpu=24)
+    return serve("60", gpu=24, runs=("fails", "fine"))
 
 
 @pytest.fixture(scope="module")
-def history(app: App, browser) -> None:  # type: ignore[no-untyped-def]
+def history(app: App, browser: Browser) -> None:
     """One failed and one finished run, and lanes that have answered."""
     page = browser.new_page()
     page.goto(app.address)
-    page.wait_for_function("window.tunebench?.getPart('buttons')")
-    for name, end in (("fails", "failed"), ("fine", "done")):
-        tab(page, "Start")
-        begin(page, name)
-        phase(page, end)
-    page.wait_for_function("window.tunebench.getPart('compare')?.lanes[2].stats", timeout=30_000)
+    open_compare(page, "fine")
     page.close()
 
 

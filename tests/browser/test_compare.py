@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.test_access import violations
-from tests.browser.test_page import begin, tab
+from tests.browser.test_page import open_compare, tab
 from tests.browser.test_vote import generate, leave
 from tests.support.app_process import App
 from tests.support.fake_worker import HOSTILE
@@ -23,15 +23,10 @@ Visit = Callable[[App], Page]
 @pytest.fixture(scope="module")
 def app(serve: Callable[..., App], browser) -> App:  # type: ignore[no-untyped-def]
     """A server with an attacking run, one whose lanes say the same, and a well-behaved one, newest last."""
-    opened = serve("120", gpu=24)
+    opened = serve("120", gpu=24, runs=("hostile", "twins", "fine"))
     page = browser.new_page()
     page.goto(opened.address)
-    page.wait_for_function("window.tunebench?.getPart('buttons')")
-    for name in ("hostile", "twins", "fine"):
-        tab(page, "Start")
-        begin(page, name)
-        loaded = "name => window.tunebench.getPart('compare')?.run.includes(name) && window.tunebench.getPart('compare').done"
-        page.wait_for_function(loaded, arg=name, timeout=30_000)  # Compare has opened by itself
+    open_compare(page, "fine")
     page.close()
     return opened
 

@@ -39,6 +39,17 @@ def begin(page: Page, name: str) -> str:
     return str(page.evaluate("window.tunebench.run"))
 
 
+def open_compare(page: Page, name: str) -> None:
+    """As the button of a run does; returns when its lanes have answered."""
+    page.wait_for_function("name => window.tunebench?.getPart('recent')?.some((one) => one.name === name)", arg=name)
+    run = page.evaluate("name => window.tunebench.getPart('recent').find((one) => one.name === name).id", name)
+    page.evaluate("run => window.tunebench.sendEvent('opencompare', { run })", run)
+    answered = (
+        "name => window.tunebench.getPart('compare')?.run.includes(name) && window.tunebench.getPart('compare').done"
+    )
+    page.wait_for_function(answered, arg=name, timeout=30_000)
+
+
 @pytest.fixture
 def running(app: App, visit: Visit) -> Iterator[Page]:
     """A page on Train with a run that has some steps and many to go; it is stopped afterwards."""

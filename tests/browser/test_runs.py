@@ -11,7 +11,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from bench.harness import fixtures
 from tests.browser.test_access import violations
-from tests.browser.test_page import begin, phase, tab
+from tests.browser.test_page import tab
 from tests.support.app_process import App
 from trainer_core.runs.workspace import Workspace
 
@@ -19,15 +19,10 @@ Visit = Callable[[App], Page]
 
 
 @pytest.fixture(scope="module")
-def app(serve: Callable[..., App], browser) -> App:  # type: ignore[no-untyped-def]
+def app(serve: Callable[..., App]) -> App:
     """Three finished runs; the second has another beta, and the third is made from the first."""
-    app = serve("100", gpu=24)
-    page = browser.new_page()
-    page.goto(app.address)
-    page.wait_for_function("window.tunebench?.getPart('buttons')")
-    run = begin(page, "first")
-    phase(page, "done")
-    page.close()
+    app = serve("100", gpu=24, runs=("first",))
+    (run,) = (one.name for one in (app.workspace / "runs").iterdir())
     again(app, run, "second", dpo={"beta": 0.3})
     again(app, run, "third", data={"held_out": str(app.workspace / "runs" / run / "held-out.jsonl")})
     return app

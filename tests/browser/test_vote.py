@@ -12,7 +12,7 @@ import psutil
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.test_page import begin, phase, tab
+from tests.browser.test_page import begin, open_compare, phase, tab
 from tests.support.app_process import App
 from trainer_core.evaluation import votes
 
@@ -24,13 +24,10 @@ NAMES = re.compile(r"\b(SFT|DPO)\b|3f9a12cd")
 @pytest.fixture(scope="module")
 def app(serve: Callable[..., App], browser) -> App:  # type: ignore[no-untyped-def]
     """A server with one finished run, whose lanes have answered."""
-    opened = serve("120", gpu=24)
+    opened = serve("120", gpu=24, runs=("fine",))
     page = browser.new_page()
     page.goto(opened.address)
-    page.wait_for_function("window.tunebench?.getPart('buttons')")
-    begin(page, "fine")
-    phase(page, "done")
-    page.wait_for_function("window.tunebench.getPart('compare')?.done", timeout=30_000)
+    open_compare(page, "fine")
     page.close()
     return opened
 

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.test_compare import choose_run
-from tests.browser.test_page import begin, stop, tab
+from tests.browser.test_page import begin, open_compare, stop, tab
 from tests.browser.test_vote import generate, kept, leave, ready, vote
 from tests.support.app_process import App
 
@@ -25,14 +25,9 @@ VOTED = r"^Base \d – \d DPO · \d skipped$"
 @pytest.fixture(scope="module")
 def app(serve: Callable[..., App], browser) -> App:  # type: ignore[no-untyped-def]
     """A server with two finished runs whose lanes have the same names; the second is loaded, and three votes are on the first."""
-    opened = serve("120", gpu=24)
+    opened = serve("120", gpu=24, runs=("voted", "fresh"))
     page = browser.new_page()
     page.goto(opened.address)
-    page.wait_for_function("window.tunebench?.getPart('buttons')")
-    for name in ("voted", "fresh"):
-        tab(page, "Start")
-        begin(page, name)
-        loaded(page, name)
     open_compare(page, "voted")
     page.click("#blind-vote")
     ready(page)
@@ -43,19 +38,6 @@ def app(serve: Callable[..., App], browser) -> App:  # type: ignore[no-untyped-d
     open_compare(page, "fresh")
     page.close()
     return opened
-
-
-def loaded(page: Page, name: str) -> None:
-    """Wait until the lanes of a run are loaded and have answered."""
-    told = "name => window.tunebench.getPart('compare')?.run.includes(name) && window.tunebench.getPart('compare').done"
-    page.wait_for_function(told, arg=name, timeout=30_000)
-
-
-def open_compare(page: Page, name: str) -> None:
-    """As the button of a run does."""
-    run = page.evaluate("name => window.tunebench.getPart('recent').find((one) => one.name === name).id", name)
-    page.evaluate("run => window.tunebench.sendEvent('opencompare', { run })", run)
-    loaded(page, name)
 
 
 def counts(page: Page, name: str, lanes: str, numbers: str) -> None:

@@ -10,6 +10,7 @@ import psutil
 
 from trainer_core.jobs.stall import STOP_TIMEOUTS, StopTimeouts
 from trainer_core.jobs.supervisor import Supervisor, wait_for
+from trainer_core.planning.presets import starter_recipe
 from trainer_core.runs.run_state import RunState
 from trainer_core.runs.workspace import Workspace
 
@@ -21,6 +22,16 @@ def scripted_command(speed: float | str) -> tuple[str, ...]:
 
 def scripted_app(folder: Path, speed: float = 50, patience: StopTimeouts = STOP_TIMEOUTS) -> Supervisor:
     return Supervisor(Workspace(folder), scripted_command(speed), device="cpu", patience=patience)
+
+
+def finish_runs(folder: Path, *names: str) -> list[str]:
+    """The ids of runs of the starter's recipe that have ended; how each behaved is its name."""
+    app, ids = scripted_app(folder, 1000), []
+    for name in names:
+        ids.append(app.control.start(starter_recipe().model_copy(update={"name": name})))
+        assert wait_for_run(app, ids[-1], lambda state: not state.phase.is_active, 60)
+    app.close()
+    return ids
 
 
 def wait_for_run(app: Supervisor, run_id: str, condition: Callable[[RunState], bool], seconds: float) -> bool:
