@@ -21,6 +21,8 @@ READY_SECONDS = 120.0
 class ServedApp(AppProcess):
     """A running app. `ready_seconds`: from the command to the page, whole, in a browser's hands."""
 
+    process: subprocess.Popen[bytes]
+
     def __init__(self, workspace: Path):
         super().__init__(workspace)
         began = time.monotonic()
