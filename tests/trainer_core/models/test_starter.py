@@ -15,8 +15,9 @@ from transformers import AutoTokenizer
 from tests.support import tiny
 from tests.support.tokenizer_texts import texts
 from trainer_core.config.jobs import Lane
-from trainer_core.config.recipe import Sampling
+from trainer_core.config.recipe import STARTER, Sampling
 from trainer_core.data import Chat, Message
+from trainer_core.data.preview import TokenPreview, TokenRowRequest
 from trainer_core.data.tokenize import MASKED, encode_chat, render_chat
 from trainer_core.evaluation import confidence
 from trainer_core.inference import general_questions
@@ -110,6 +111,10 @@ def test_a_folder_of_an_earlier_version_is_made_anew(tmp_path: Path) -> None:
     }.items():
         (old / name).write_text(text, encoding="utf-8")
     assert (starter.conversion_number(old), starter.is_starter_ready(workspace)) == (1, False)
+    lens = TokenPreview(workspace)  # whose process has no torch; all others convert in their own
+    look = TokenRowRequest(source="sample", model=STARTER, length=256, at=0)
+    assert lens.ask(look)["rows"] > 300
+    lens.close()
     assert starter.ensure_starter(workspace) == old
     assert (starter.conversion_number(old), starter.is_starter_ready(workspace)) == (starter.CONVERSION, True)
     assert ids_of(AutoTokenizer.from_pretrained(old), "\n  42") == KNOWN["Hello 42\n  42"][-3:]

@@ -6,6 +6,7 @@ It caches the latest rows and tokenizers, so that paging is quick. A limited chi
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from functools import lru_cache, partial
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer_core import data
-from trainer_core.config.recipe import Columns, Template
+from trainer_core.config.recipe import STARTER, Columns, Template
 from trainer_core.data import tokenize
 from trainer_core.data.preview.protocol import (
     MeasuredLengths,
@@ -29,8 +30,8 @@ from trainer_core.data.read_events import UsableRow
 from trainer_core.data.select import data_path
 from trainer_core.data.stream import ReadRequest
 from trainer_core.data.tokenizer import load_tokenizer
-from trainer_core.errors import DataError
-from trainer_core.models import hub, resolve
+from trainer_core.errors import DataError, ModelError
+from trainer_core.models import hub, resolve, starter
 from trainer_core.runs.workspace import Workspace
 from trainer_core.system.child_process import serve_requests
 
@@ -113,8 +114,23 @@ def request_tokenizer(request: RowsRequest):  # type: ignore[no-untyped-def]
 @lru_cache(maxsize=8)
 def resolve_model_folder(model: str) -> str:
     """The checked folder of a model, also of a Hub model."""
-    found = resolve.resolve_model(model, Workspace(Path(sys.argv[1])))
+    workspace = Workspace(Path(sys.argv[1]))
+    if model == STARTER and not starter.is_starter_ready(workspace):
+        convert_starter(workspace)
+    found = resolve.resolve_model(model, workspace)
     return str(hub.fetch_tokenizer(found)) if resolve.is_hub_id(found) else found
+
+
+def convert_starter(workspace: Workspace) -> None:
+    """Convert the starter in a process of its own, because this one has no torch.
+
+    Raises:
+        ModelError: with that process's last line.
+    """
+    command = (sys.executable, "-m", "trainer_core", "--workspace", str(workspace.root), "starter")
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise ModelError("verbatim", text=(done.stderr.strip() or "?").splitlines()[-1])
 
 
 if __name__ == "__main__":
