@@ -99,9 +99,10 @@ def test_an_earlier_step_is_a_lane_in_compare(samples: Page) -> None:
 
 def test_a_run_at_work_shows_the_newest_and_no_buttons(app: App, visit: Visit) -> None:
     page = visit(app)
-    begin(page, "slow")
+    run = begin(page, "slowly-holds")
     tab(page, "Train")
     expect(page.locator("#samples-step")).to_have_text("Base model, before training")
+    (app.workspace / "runs" / run / "go").touch()
     expect(page.locator("#samples-step")).to_have_text(re.compile(r"SFT step \d+"), timeout=20_000)
     expect(page.locator("#samples-buttons button")).to_have_count(0)
     assert violations(page) == []

@@ -11,7 +11,7 @@ slow      4 steps a second              trivial   every pair is right from DPO's
 any other: SFT and DPO to the end
 With "kept" in its name it has a keeper, as real workers have, and a Compare worker has not; with "spawned" as on Windows.
 With "slowly" in its name it makes 4 steps a second, whatever else it does.
-With "waits" in its name it takes its first step when a file named `go` lies in its folder.
+With "waits" in its name it begins when a file named `go` lies in its folder, with "holds" it takes its first step then.
 """
 
 from __future__ import annotations
@@ -126,8 +126,7 @@ class Script:
         )
         emit(DataPrepared(339, 335, 17, "0" * 64, notes))
         emit(StepsPlanned({stage: STEPS[stage] for stage in stages}))
-        while "waits" in job.recipe.name and not (run_dir / "go").exists() and not wants.should_stop:
-            time.sleep(0.01)
+        wait_for_go("waits", run_dir, wants)
         before = read_run_state(run_dir)
         done = {point.stage: point.step for point in before.points}
         for stage in stages:
@@ -163,6 +162,7 @@ class Script:
         total = done = STEPS[stage]
         if not read_run_state(run_dir).sampled:
             emit(self.sampled(stage, 0))
+            wait_for_go("holds", run_dir, wants)
         if before:
             emit(StageResumed(stage, before))
         for step in range(before + 1, total + 1):
@@ -309,6 +309,12 @@ def lane_score(name: str, at: int) -> LaneScore:
     share = ConfidenceInterval(0.5 + 0.1 * at, 0.4 + 0.1 * at, 0.6 + 0.1 * at, 40)
     lost = ForgettingCheck(9, 0, ConfidenceInterval(-0.225, -0.3, -0.1, 40), 0.0039) if at == 2 else None
     return LaneScore(name, share, share, share, share, general=share, forgetting=lost)
+
+
+def wait_for_go(mark: str, run_dir: Path, wants: StopRequests) -> None:
+    """A run with that mark in its name waits for a file named `go`."""
+    while mark in run_dir.name and not (run_dir / "go").exists() and not wants.should_stop:
+        time.sleep(0.01)
 
 
 def write_adapter(folder: Path, stage: Stage, step: int) -> None:
