@@ -11,8 +11,10 @@ from playwright.sync_api import Page, expect
 
 from tests.browser.test_access import violations
 from tests.browser.test_page import begin, phase, tab
+from tests.browser.test_real import put_tiny_starter
 from tests.support import tiny
 from tests.support.app_process import App
+from trainer_core.runs.workspace import Workspace
 
 Visit = Callable[[App], Page]
 HOSTILE = "<img src=x onerror=window.pwned=1>${window.pwned=1}{{window.pwned=1}}"
@@ -20,7 +22,10 @@ HOSTILE = "<img src=x onerror=window.pwned=1>${window.pwned=1}{{window.pwned=1}}
 
 @pytest.fixture(scope="module")
 def app(serve: Callable[..., App]) -> App:
-    return serve("60", gpu=24)
+    """With the starter in place: lengths of another model would wait half a minute for its conversion."""
+    opened = serve("60", gpu=24)
+    put_tiny_starter(Workspace(opened.workspace))
+    return opened
 
 
 @pytest.fixture(scope="module")
