@@ -29,8 +29,9 @@ from trainer_core.cli import terminal
 from trainer_core.errors import UserError
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.runs.workspace import Workspace, default_workspace, ensure_dir
-from trainer_core.texts import Text, page_text
+from trainer_core.texts import Text
 from ui.components import html, sidebar, theme
+from ui.format import page_text
 from ui.server import auth, live_updates
 from ui.server.address import OPENER, hold_port, is_own_name, own_name
 from ui.tabs import compare, data, start, train

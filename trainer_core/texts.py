@@ -16,7 +16,6 @@ from typing import Any
 TEXT_DIR = Path(__file__).resolve().parents[1] / "assets" / "texts"
 VERBATIM = "verbatim"
 """The code of a text without its own code, such as the message of a library or an earlier version."""
-PAGE = "page."
 MAX_PARAMS, MAX_DEPTH = 20, 4
 """Limits for a stored text. Ours have at most eight parameters and one nested text."""
 
@@ -79,16 +78,6 @@ def templates(language: str = "en") -> Mapping[str, str]:
     """Code → sentence with placeholders."""
     with open(TEXT_DIR / f"{language}.toml", "rb") as file:
         return dict(flatten_tables(tomllib.load(file)))
-
-
-def page_texts() -> dict[str, str]:
-    """The page's labels and sentences by code, without `page.`, for its scripts."""
-    return {code.removeprefix(PAGE): say for code, say in templates().items() if code.startswith(PAGE)}
-
-
-def page_text(code: str, /, **params: Any) -> str:
-    """A label or sentence of the page: `train_tab.no_run` is `page.train_tab.no_run` of the texts."""
-    return render_text(PAGE + code, params)
 
 
 def flatten_tables(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

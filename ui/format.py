@@ -1,15 +1,28 @@
-"""Formats numbers, models, methods and lists the same way in every part of the page."""
+"""The page's labels by their codes; and models, methods and lists written the same way in every part of it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from trainer_core.config.recipe import METHODS, STARTER, Recipe
 from trainer_core.schema import field_label
-from trainer_core.texts import page_text
+from trainer_core.texts import render_text, templates
 
+PAGE = "page."
+"""The sections of the texts with the page's labels."""
 STAGE_LABELS = {key: method.title for key, method in METHODS.items()}
+
+
+def page_text(code: str, /, **params: Any) -> str:
+    """A label or sentence of the page: `train_tab.no_run` is `page.train_tab.no_run` of the texts."""
+    return render_text(PAGE + code, params)
+
+
+def page_texts() -> dict[str, str]:
+    """The page's labels and sentences with their placeholders, by code."""
+    return {code.removeprefix(PAGE): say for code, say in templates().items() if code.startswith(PAGE)}
 
 
 def run_title(recipe: Recipe | None, run_id: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 
 from tests.support.app_process import App, launch_chromium
 from tests.support.scripted import finish_runs
@@ -32,10 +32,6 @@ def open_chromium(playwright: Playwright, *flags: str) -> Browser:
         pytest.skip(str(error))
 
 
-expect.set_options(timeout=20_000)
-"""A busy computer is no failure; what comes at once costs no more for it."""
-
-
 @pytest.fixture(scope="session")
 def playwright() -> Iterator[Playwright]:
     """The one connection to Playwright: a process can hold no second one."""
@@ -52,7 +48,7 @@ def browser(playwright: Playwright) -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def closed_pages(browser: Browser) -> Iterator[None]:
+def no_page_left_open(browser: Browser) -> Iterator[None]:
     """A page that a module leaves open asks its dead app once a second, through all later tests."""
     yield
     assert not browser.contexts
@@ -65,7 +61,8 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Ap
 
     def start(worker: str, gpu: float = 0, reading: str = "", runs: Sequence[str] = ()) -> App:
         folder = tmp_path_factory.mktemp("app") / "workspace"
-        finish_runs(folder, *runs)
+        if runs:
+            finish_runs(folder, *runs)
         started.append(App(folder, worker, gpu, reading))
         return started[-1]
 
@@ -75,17 +72,17 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Ap
 
 
 @pytest.fixture(scope="module")
-def profile(browser: Browser) -> Iterator[Profile]:
+def browser_profile(browser: Browser) -> Iterator[Profile]:
     opened = Profile(browser)
     yield opened
     opened.context.close()
 
 
 @pytest.fixture
-def visit(profile: Profile) -> Iterator[Callable[..., Page]]:
+def visit(browser_profile: Profile) -> Iterator[Callable[..., Page]]:
     """Opens pages that remember nothing of other tests. At the end: no script error, and no request left 127.0.0.1."""
-    yield profile.open_page
-    assert profile.clear() == []
+    yield browser_profile.open_page
+    assert browser_profile.clear() == []
 
 
 class Profile:
@@ -96,36 +93,36 @@ class Profile:
             viewport={"width": 1360, "height": 900}, reduced_motion="reduce", locale="en-GB", **options
         )
         self.wrong: list[str] = []
-        self.keepers: dict[str, Page] = {}
+        self.warm_pages: dict[str, Page] = {}
         self.context.on("request", lambda one: self.wrong.append(one.url) if is_foreign(one.url) else None)
         self.context.on("weberror", lambda error: self.wrong.append(str(error.error)))
 
     def open_page(self, app: App) -> Page:
-        if app.root not in self.keepers:  # a page without a key: its renderer outlives the pages of the tests
-            self.keepers[app.root] = self.context.new_page()
-            self.keepers[app.root].goto(app.root)
+        if app.root not in self.warm_pages:  # a page without a key: its renderer outlives the pages of the tests
+            self.warm_pages[app.root] = self.context.new_page()
+            self.warm_pages[app.root].goto(app.root)
         page = self.context.new_page()
         page.goto(app.address)
         page.wait_for_selector("#go")
         page.wait_for_function("window.tunebench?.getPart('buttons')")
-        if len(self.pages) == 1:  # what is typed before the choices of the last visit are back would be lost
+        if len(self.open_pages) == 1:  # what is typed before the choices of the last visit are back would be lost
             page.wait_for_function("document.querySelector('#plan')?.textContent.includes('steps of')")
         return page
 
     @property
-    def pages(self) -> list[Page]:
-        """All but the keepers."""
-        return [page for page in self.context.pages if page not in self.keepers.values()]
+    def open_pages(self) -> list[Page]:
+        """All but those that keep the renderer warm."""
+        return [page for page in self.context.pages if page not in self.warm_pages.values()]
 
     def clear(self) -> list[str]:
         """Closes the pages and forgets what they stored; what went wrong on them."""
-        for page in self.pages:
+        for page in self.open_pages:
             page.close()
         self.context.clear_cookies()
         self.context.clear_permissions()
-        for root, keeper in self.keepers.items():
+        for root, page in self.warm_pages.items():
             stored = {"origin": root, "storageTypes": "local_storage,indexeddb"}
-            self.context.new_cdp_session(keeper).send("Storage.clearDataForOrigin", stored)
+            self.context.new_cdp_session(page).send("Storage.clearDataForOrigin", stored)
         wrong, self.wrong = self.wrong, []
         return wrong
 

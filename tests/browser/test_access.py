@@ -23,7 +23,7 @@ def app(serve: Callable[..., App]) -> App:
 
 
 @pytest.fixture(scope="module")
-def history(app: App, browser: Browser) -> None:
+def past_runs(app: App, browser: Browser) -> None:
     """One failed and one finished run, and lanes that have answered."""
     page = browser.new_page()
     page.goto(app.address)
@@ -37,41 +37,41 @@ def violations(page: Page) -> list[str]:
 
 
 @pytest.fixture(scope="module", params=["light", "dark"])
-def scheme(request: pytest.FixtureRequest) -> str:
+def color_scheme(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 @pytest.fixture(scope="module")
-def page(app: App, history: None, browser: Browser, scheme: str) -> Iterator[Page]:
+def shared_page(app: App, past_runs: None, browser: Browser, color_scheme: str) -> Iterator[Page]:
     """One page for all tests that only look."""
-    profile = Profile(browser, color_scheme=scheme)
+    profile = Profile(browser, color_scheme=color_scheme)
     yield profile.open_page(app)
     assert profile.clear() == []
     profile.context.close()
 
 
 @pytest.mark.parametrize("name", TABS)
-def test_axe_finds_nothing(page: Page, name: str) -> None:
-    page.evaluate("name => window.tunebench.openTab(name)", name.lower())
+def test_axe_finds_nothing(shared_page: Page, name: str) -> None:
+    shared_page.evaluate("name => window.tunebench.openTab(name)", name.lower())
     if name == "Start":
-        page.get_by_role("button", name="All settings").click()
-    page.wait_for_timeout(1_500)
-    assert violations(page) == []
+        shared_page.get_by_role("button", name="All settings").click()
+    shared_page.wait_for_timeout(1_500)
+    assert violations(shared_page) == []
 
 
-def test_the_browser_draws_in_the_same_scheme(page: Page, scheme: str) -> None:
-    drawn = page.locator("#method input").first.evaluate("node => getComputedStyle(node).colorScheme")
-    assert (drawn == "dark") == (scheme == "dark")
+def test_the_browser_draws_in_the_same_scheme(shared_page: Page, color_scheme: str) -> None:
+    drawn = shared_page.locator("#method input").first.evaluate("node => getComputedStyle(node).colorScheme")
+    assert (drawn == "dark") == (color_scheme == "dark")
 
 
-def test_axe_finds_nothing_in_a_failed_run(page: Page) -> None:
-    page.evaluate("window.tunebench.openTab('runs')")
-    page.locator("#runs tbody tr", has_text="fails").get_by_role("button").first.click()
-    page.wait_for_function("window.tunebench.getPart('run').phase === 'failed'")
-    assert violations(page) == []
+def test_axe_finds_nothing_in_a_failed_run(shared_page: Page) -> None:
+    shared_page.evaluate("window.tunebench.openTab('runs')")
+    shared_page.locator("#runs tbody tr", has_text="fails").get_by_role("button").first.click()
+    shared_page.wait_for_function("window.tunebench.getPart('run').phase === 'failed'")
+    assert violations(shared_page) == []
 
 
-def test_nothing_is_cut_off(app: App, history: None, visit: Visit) -> None:
+def test_nothing_is_cut_off(app: App, past_runs: None, visit: Visit) -> None:
     """No tab scrolls sideways at any width. 680 is what a 200 % zoom leaves of 1360."""
     page = visit(app)
     for width in (1360, 1024, 820, 680):

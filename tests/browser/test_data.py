@@ -100,7 +100,8 @@ def test_from_a_foreign_file_to_a_run(app: App, visit: Visit, foreign: Path, mod
     expect(page.locator("[data-code=near_identical]")).to_have_count(0)
     page.click("[data-step=mask]")
     expect(page.locator("[data-undo=mask]")).to_be_visible(timeout=15_000)
-    page.click("[data-undo=mask]")
+    undo = "() => { document.querySelector('[data-undo=mask]').click(); return document.querySelector('#data-use').disabled; }"
+    assert page.evaluate(undo), "what it would use is being checked"
     expect(page.locator("[data-code=personal]")).to_be_visible(timeout=15_000)
 
     expect(page.locator("#view-tokens")).to_be_enabled(timeout=30_000)

@@ -13,9 +13,9 @@ from playwright.sync_api import Page, Route, expect
 
 from launcher.version import read_version
 from tests.support.app_process import App
-from tests.support.page_texts import placeholders, script_codes
+from tests.support.page_texts import script_codes, text_placeholders
 from trainer_core.planning.presets import starter_recipe
-from trainer_core.texts import page_text, page_texts
+from ui.format import page_text, page_texts
 
 Visit = Callable[[App], Page]
 
@@ -96,7 +96,9 @@ def settings(page: Page, part: str) -> None:
 def test_a_script_renders_texts_as_python_does(app: App, visit: Visit) -> None:
     page, found = visit(app), page_texts()
     asked = [
-        [code, {name: value for name in placeholders(found[code])}] for code in script_codes() for value in (1, 12345)
+        [code, {name: value for name in text_placeholders(found[code])}]
+        for code in script_codes()
+        for value in (1, 12345)
     ]
     rendered = page.evaluate("asked => asked.map(([code, params]) => pageText(code, params))", asked)
     assert rendered == [page_text(code, **params) for code, params in asked]

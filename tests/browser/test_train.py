@@ -25,20 +25,20 @@ def app(serve: Callable[..., App]) -> App:
 
 
 @pytest.fixture(scope="module")
-def trivial(app: App) -> str:
+def trivial_run(app: App) -> str:
     """The id of a finished run whose pairs were too easy."""
     (run,) = (app.workspace / "runs").glob("*-trivial-*")
     return run.name
 
 
 @pytest.fixture
-def train(app: App, trivial: str, visit: Visit) -> Page:
+def train(app: App, trivial_run: str, visit: Visit) -> Page:
     """Train with that run."""
     page = visit(app)
-    page.evaluate("run => window.tunebench.selectRun(run)", trivial)
+    page.evaluate("run => window.tunebench.selectRun(run)", trivial_run)
     tab(page, "Train")
     page.wait_for_function(
-        "run => window.tunebench.run === run && window.tunebench.getPart('findings')?.length", arg=trivial
+        "run => window.tunebench.run === run && window.tunebench.getPart('findings')?.length", arg=trivial_run
     )
     return page
 
@@ -222,7 +222,7 @@ def test_a_curve_as_table_and_files(train: Page, tmp_path: Path) -> None:
         assert path.name.endswith(f"sft.loss.{kind}") and path.read_bytes().startswith(begins)
 
 
-def test_zoom_survives_new_points(app: App, trivial: str, visit: Visit) -> None:
+def test_zoom_survives_new_points(app: App, trivial_run: str, visit: Visit) -> None:
     page = visit(app)
     begin(page, "slow")
     page.wait_for_function("window.tunebench.series['sft.loss']?.length > 8")
@@ -253,13 +253,13 @@ def test_zoom_survives_new_points(app: App, trivial: str, visit: Visit) -> None:
     first = page.evaluate("window.tunebench.series['detail.rate'].map(point => point[0])")
     assert first == list(range(1, len(first) + 1)), "whole at first, then a row a step: none is lost or twice there"
     assert page.evaluate(zoom) == [2, 6]
-    page.evaluate("run => window.tunebench.selectRun(run)", trivial)
-    page.wait_for_function("run => window.tunebench.run === run", arg=trivial)
+    page.evaluate("run => window.tunebench.selectRun(run)", trivial_run)
+    page.wait_for_function("run => window.tunebench.run === run", arg=trivial_run)
     assert page.evaluate(zoom) is None, "a zoom ends where another run is shown"
     stop(page)
 
 
-def test_the_end_is_told_once_to_those_who_asked(app: App, trivial: str, visit: Visit) -> None:
+def test_the_end_is_told_once_to_those_who_asked(app: App, trivial_run: str, visit: Visit) -> None:
     """Beside a run from before, for without any Train asks nobody."""
     page = visit(app)
     page.evaluate(
@@ -280,20 +280,20 @@ def test_the_end_is_told_once_to_those_who_asked(app: App, trivial: str, visit: 
     expect(page.locator("#notifications input[name=sound]")).not_to_be_checked()
 
 
-def test_progress_and_end_are_told_while_an_older_run_is_looked_at(app: App, trivial: str, visit: Visit) -> None:
+def test_progress_and_end_are_told_while_an_older_run_is_looked_at(app: App, trivial_run: str, visit: Visit) -> None:
     page = visit(app)
     page.evaluate(
         "() => { window.said = []; window.Notification = class { constructor(title) { said.push(title) }"
         " static permission = 'granted' }; localStorage.setItem('tunebench.notify', 'yes') }"
     )
     run = begin(page, "fails-slowly-waits")
-    page.evaluate("run => window.tunebench.selectRun(run)", trivial)
-    page.wait_for_function("run => window.tunebench.run === run", arg=trivial)
+    page.evaluate("run => window.tunebench.selectRun(run)", trivial_run)
+    page.wait_for_function("run => window.tunebench.run === run", arg=trivial_run)
     (app.workspace / "runs" / run / "go").touch()
     page.wait_for_function("/^[1-9][0-9]?% (SFT|DPO) · Tunebench$/.test(document.title)")
     expect(page.locator("#run-badge")).to_have_text("Running")
     page.wait_for_function("window.said.length")
-    assert page.evaluate("[said, tunebench.run]") == [["Failed: fails-slowly-waits"], trivial]
+    assert page.evaluate("[said, tunebench.run]") == [["Failed: fails-slowly-waits"], trivial_run]
     expect(page.locator("#run-badge")).to_have_text("Failed")
 
 

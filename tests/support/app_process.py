@@ -18,7 +18,7 @@ from tools.browser import find_chromium
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Playwright
 
-START_SECONDS = 180
+START_SECONDS = 60
 
 
 def launch_chromium(playwright: Playwright, *flags: str) -> Browser:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.page_texts import placeholders, script_codes
+from tests.support.page_texts import script_calls, script_codes, text_placeholders
 from trainer_core.data.preview.token_view import LENGTH_FINDINGS
 from trainer_core.data.quality.checks import QUALITY_CHECKS
 from trainer_core.data.quality.report import IGNORED_CONTENT
-from trainer_core.texts import FORMATTER, NO_TEXT, PAGE, Text, page_texts, parse_text, templates
+from trainer_core.texts import FORMATTER, NO_TEXT, Text, parse_text, templates
+from ui.format import PAGE, page_texts
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted([*(ROOT / "trainer_core").rglob("*.py"), *(ROOT / "ui").rglob("*.py"), ROOT / "app.py"])
@@ -74,9 +75,9 @@ def finding_codes(args: list[ast.expr], names: set[str | None]) -> Iterator[str]
 def test_each_text_has_a_sentence_with_its_parameters():
     found = {**templates(), "verbatim": "{text}"}
     wrong = [
-        f"{where}: {code} takes {sorted(placeholders(found[code])) if code in found else 'no sentence'}"
+        f"{where}: {code} takes {sorted(text_placeholders(found[code])) if code in found else 'no sentence'}"
         for where, code, params in text_uses()
-        if code not in found or (params is not None and params != placeholders(found[code]))
+        if code not in found or (params is not None and params != text_placeholders(found[code]))
     ]
     assert not wrong, "\n".join(wrong)
 
@@ -98,11 +99,18 @@ def test_each_text_of_a_script_has_a_sentence_with_plain_placeholders():
     assert not [conversion for *_, conversion in placed if conversion]
 
 
+def test_each_text_of_a_script_gets_its_parameters():
+    found = page_texts()
+    calls = [(code, names) for code, names in script_calls() if code in found]
+    assert len(calls) > 150
+    assert not [(code, names) for code, names in calls if names != text_placeholders(found[code])]
+
+
 @pytest.mark.parametrize("section", FAMILIES)
 def test_each_entry_of_a_table_has_its_sentence(section):
     table, params = FAMILIES[section]
     found = {
-        code.split(".")[1]: placeholders(say) for code, say in templates().items() if code.split(".")[0] == section
+        code.split(".")[1]: text_placeholders(say) for code, say in templates().items() if code.split(".")[0] == section
     }
     assert found.keys() == table.keys() and all(used <= params for used in found.values())
 

@@ -8,7 +8,7 @@ from html import escape
 from itertools import zip_longest
 
 from launcher.version import read_version
-from trainer_core.texts import page_text
+from ui.format import page_text
 
 BRAND = f"""
 <h1 class="brand"><svg viewBox="0 0 24 24" aria-hidden="true"><circle cx="12" cy="12" r="9.2"/>

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from trainer_core.texts import Text, page_text
+from trainer_core.texts import Text
+from ui.format import page_text
 
 MENU = (
     ("in", Text("page.charts.zoom_in")),

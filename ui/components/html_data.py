@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trainer_core.texts import page_text
+from ui.format import page_text
 
 
 def render_data_tab() -> str:

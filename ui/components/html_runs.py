@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from trainer_core.texts import Text, page_text
+from trainer_core.texts import Text
 from ui.components.html_charts import Chart, ChartSeries, render_chart
+from ui.format import page_text
 
 OVERLAY = Chart((ChartSeries("overlay"),), Text("page.runs_tab.selected_runs"), Text("page.runs_tab.select_runs"))
 

@@ -10,8 +10,7 @@ from html import escape
 from trainer_core.planning.forecast import Forecast
 from trainer_core.planning.memory_model import MemoryPart, certain_bytes
 from trainer_core.system.format import GIB, format_gb
-from trainer_core.texts import page_text
-from ui.format import setting_label
+from ui.format import page_text, setting_label
 from ui.payloads.memory_fit import FIT_MARKS, MemorySlider
 
 
@@ -26,7 +25,7 @@ class PlanLine:
 
 def render_plan(lines: Sequence[PlanLine], notes: Sequence[str] = ()) -> str:
     rows = "".join(
-        f'<li class="{escape(line.stage.lower())}"><b>{escape(line.stage)}</b><span>{escape(line.what)}</span>'
+        f"<li><b>{escape(line.stage)}</b><span>{escape(line.what)}</span>"
         f'<span class="quiet">{escape(line.takes)}</span></li>'
         for line in lines
     )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from trainer_core.config.recipe import METHODS
 from trainer_core.methods.base import MetricChart
-from trainer_core.texts import Text, page_text
+from trainer_core.texts import Text
 from ui.components.html_charts import Chart, ChartSeries, render_chart, render_details, stage_lines
+from ui.format import page_text
 
 
 def stage_chart(stage: str, chart: MetricChart) -> Chart:

@@ -7,7 +7,6 @@ import gradio as gr
 from launcher import info
 from trainer_core.errors import BusyError
 from trainer_core.jobs.supervisor import Supervisor
-from trainer_core.texts import page_text
 from ui.components.form import QUIET_OPTIONS, bind_handler
 from ui.components.html import (
     BRAND,
@@ -17,6 +16,7 @@ from ui.components.html import (
     render_run_card,
     render_sign_out_form,
 )
+from ui.format import page_text
 from ui.payloads import run
 
 

@@ -18,7 +18,7 @@ from trainer_core.runs.run_state import RunState
 from trainer_core.runs.workspace import Workspace
 from trainer_core.schema import StrictModel
 from trainer_core.system.format import format_duration
-from trainer_core.texts import page_text
+from ui.format import page_text
 from ui.payloads.run_settings import display_name
 from ui.payloads.scores import read_scores, score_table_payload
 from ui.payloads.vote_tally import count_votes, current_votes, file_stamp

@@ -17,8 +17,7 @@ from trainer_core.runs.effective_recipe import effective_recipe
 from trainer_core.runs.events import Suggestion
 from trainer_core.runs.run_state import RunState
 from trainer_core.schema import StrictModel
-from trainer_core.texts import page_text
-from ui.format import STAGE_LABELS
+from ui.format import STAGE_LABELS, page_text
 from ui.payloads.run_settings import read_run_settings, settings_by_label
 
 CHECKS_PER_STAGE = 100

@@ -18,7 +18,8 @@ from trainer_core.planning.memory_model import estimate_memory, fit_verdict, pea
 from trainer_core.planning.presets import Catalogue, architecture_for_model
 from trainer_core.runs.workspace import Workspace, disk_free
 from trainer_core.system.format import format_planned_value
-from trainer_core.texts import Text, page_text
+from trainer_core.texts import Text
+from ui.format import page_text
 from ui.payloads import run
 
 FIT_MARKS = {

@@ -12,8 +12,7 @@ from trainer_core.methods.steps import count_steps
 from trainer_core.planning import presets
 from trainer_core.runs.events import Stage
 from trainer_core.system.format import GIB
-from trainer_core.texts import page_text
-from ui.format import model_name
+from ui.format import model_name, page_text
 from ui.payloads import memory_fit, run
 
 StageRows = Mapping[Stage, int]

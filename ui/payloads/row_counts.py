@@ -9,7 +9,7 @@ from pathlib import Path
 from trainer_core import data
 from trainer_core.config.recipe import METHODS, Data, MethodChain, Recipe
 from trainer_core.methods.base import ROW_NOUNS
-from trainer_core.texts import page_text
+from ui.format import page_text
 
 
 def count_data_rows(recipe: Recipe, tokenizer: Path | None = None) -> data.RowCounts:

@@ -17,8 +17,8 @@ from trainer_core.runs.events import Phase, Stage, TrainStep
 from trainer_core.runs.run_state import RunState
 from trainer_core.system.format import GIB, format_duration, format_gb
 from trainer_core.system.hardware import Gpu
-from trainer_core.texts import Text, page_text
-from ui.format import STAGE_LABELS, method_label, model_name
+from trainer_core.texts import Text
+from ui.format import STAGE_LABELS, method_label, model_name, page_text
 from ui.payloads.run_settings import display_name, read_run_settings, run_metadata
 
 MAX_RECENT = 6

@@ -12,8 +12,8 @@ from trainer_core.methods.base import ROW_NOUNS
 from trainer_core.runs.events import MemoryProbed, ReferenceCheck, SettingChanged
 from trainer_core.runs.run_state import RunState
 from trainer_core.system.format import format_gb
-from trainer_core.texts import page_text
-from ui.format import STAGE_LABELS
+from trainer_core.texts import Text
+from ui.format import STAGE_LABELS, page_text
 from ui.payloads.run import stages_in_events
 from ui.payloads.run_settings import read_run_settings
 
@@ -37,7 +37,7 @@ def facts_payload(registry: RunRegistry, view: RunState | None) -> dict[str, Any
 
 
 def describe_change(one: SettingChanged) -> str:
-    return page_text("run_facts.change", what=one.what, asked=one.asked, used=one.used, why=one.why)
+    return str(Text("report.change", what=one.what, asked=one.asked, used=one.used, why=one.why))
 
 
 def describe_probe(found: MemoryProbed) -> str:

@@ -21,8 +21,7 @@ from trainer_core.runs.trash import dependents, folder_size, trash_folder
 from trainer_core.runs.workspace import Workspace
 from trainer_core.system import project, untrusted_files
 from trainer_core.system.format import format_file_size
-from trainer_core.texts import page_text
-from ui.format import STAGE_LABELS, join_names, model_name
+from ui.format import STAGE_LABELS, join_names, model_name, page_text
 from ui.payloads import run
 from ui.payloads.run_settings import display_name, metadata_stamp, read_run_settings, run_metadata, settings_by_label
 

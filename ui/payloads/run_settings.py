@@ -19,8 +19,7 @@ from trainer_core.runs.metadata import RunMetadata, read_metadata
 from trainer_core.schema import StrictModel, prefix_label
 from trainer_core.system import untrusted_files
 from trainer_core.system.format import format_setting
-from trainer_core.texts import page_text
-from ui.format import STAGE_LABELS, run_title
+from ui.format import STAGE_LABELS, page_text, run_title
 
 
 @dataclass(frozen=True)

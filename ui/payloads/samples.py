@@ -13,8 +13,7 @@ from trainer_core.jobs.registry import RunRegistry
 from trainer_core.runs import checkpoints
 from trainer_core.runs.events import SampleAnswer, Stage
 from trainer_core.runs.run_state import RunState
-from trainer_core.texts import page_text
-from ui.format import STAGE_LABELS
+from ui.format import STAGE_LABELS, page_text
 
 
 def samples_payload(registry: RunRegistry, view: RunState | None) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from trainer_core.evaluation import votes
 from trainer_core.evaluation.statistics import ConfidenceInterval
 from trainer_core.evaluation.tally import VoteTally, lane_strengths, tally_votes
 from trainer_core.evaluation.votes import LanePair, Vote
-from trainer_core.texts import page_text
+from ui.format import page_text
 
 MIN_PAIRS = 30
 MIN_SIDES = 10

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer_core.system.durable import write_atomically
-from trainer_core.texts import page_text
+from ui.format import page_text
 
 OPENER = "open-tunebench.html"
 NAME_BYTES = 4

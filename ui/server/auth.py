@@ -24,7 +24,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from trainer_core.system import app_secret
 from trainer_core.system.durable import write_atomically
-from trainer_core.texts import Text, page_text
+from trainer_core.texts import Text
+from ui.format import page_text
 from ui.server import address as addresses
 
 TOKEN_BITS = 256

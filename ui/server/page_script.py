@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from trainer_core.system import project
-from trainer_core.texts import page_texts
+from ui.format import page_texts
 from ui.payloads.curves import CURVES, DETAIL_SERIES
 
 
@@ -27,6 +27,7 @@ def page_script(folder: Path = project.PROJECT / "assets" / "web") -> str:
             "form_errors.js",
         )
     )
-    texts = json.dumps(page_texts(), ensure_ascii=False).replace("</", "<\\/")
+    used = {name: say for name, say in page_texts().items() if f'"{name}"' in code}
+    texts = json.dumps(used, ensure_ascii=False).replace("</", "<\\/")
     facts = f"const CURVES = {json.dumps(CURVES)}, DETAIL = {json.dumps([*DETAIL_SERIES])}, PAGE_TEXTS = {texts};"
     return f"<script>\n{facts}\n{code}\n</script>"

@@ -18,10 +18,10 @@ from trainer_core.jobs.registry import RunRegistry
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.runs.events import Stage
 from trainer_core.schema import StrictModel, parse_values
-from trainer_core.texts import page_text
 from ui.components.form import QUIET_OPTIONS, Form, bind_handler
 from ui.components.html_compare import render_compare_more, render_lanes
 from ui.components.sidebar import static_html
+from ui.format import page_text
 from ui.payloads.comparison import comparison_payload
 from ui.payloads.run import is_comparable, run_option
 from ui.server import path_policy

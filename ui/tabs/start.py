@@ -9,12 +9,11 @@ from gradio.components import Component
 
 from trainer_core.config.recipe import METHOD_CHAINS, METHODS, SAMPLE, Columns, Data, MethodChain, Recipe
 from trainer_core.jobs.supervisor import Supervisor
-from trainer_core.texts import page_text
 from ui.components import html
 from ui.components.form import ORDERED_OPTIONS, QUIET_OPTIONS, Form, bind_handler, edit_events, edit_triggers
 from ui.components.html_start import render_sliders
 from ui.components.sidebar import static_html
-from ui.format import STAGE_LABELS
+from ui.format import STAGE_LABELS, page_text
 from ui.payloads import memory_fit
 from ui.payloads.model_choices import QUICK
 from ui.tabs.start_actions import PREVIEW, StartActions, StartView, data_choices

@@ -38,7 +38,6 @@ from trainer_core.runs.events import Stage
 from trainer_core.runs.workspace import Workspace
 from trainer_core.schema import StrictModel, parse_values
 from trainer_core.system.format import format_estimated_duration, format_number
-from trainer_core.texts import page_text
 from ui.components.html_start import (
     PlanLine,
     render_data_facts,
@@ -48,7 +47,7 @@ from ui.components.html_start import (
     render_start_choices,
     render_unknown_memory,
 )
-from ui.format import STAGE_LABELS, join_names, model_name
+from ui.format import STAGE_LABELS, join_names, model_name, page_text
 from ui.payloads import findings, memory_fit
 from ui.payloads.model_choices import BALANCED, QUICK, ModelChoices, free_gib
 from ui.payloads.row_counts import count_data_rows, data_sources, describe_data

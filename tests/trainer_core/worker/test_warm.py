@@ -113,7 +113,6 @@ def test_the_run_goes_on_without_the_app_that_started_it(tmp_path: Path, boss: B
     assert ended.returncode == -signal.SIGKILL
     found = boss()
     (run,) = (tmp_path / "runs").iterdir()
-    assert wait_for(lambda: found.registry.refresh() or found.registry.run_state(run.name).checkpoints, 60)
     assert to_the_end(found, run.name).phase is Phase.DONE
 
 
