@@ -28,6 +28,10 @@ def page_script(folder: Path = project.PROJECT / "assets" / "web") -> str:
         )
     )
     used = {name: say for name, say in page_texts().items() if f'"{name}"' in code}
-    texts = json.dumps(used, ensure_ascii=False).replace("</", "<\\/")
-    facts = f"const CURVES = {json.dumps(CURVES)}, DETAIL = {json.dumps([*DETAIL_SERIES])}, PAGE_TEXTS = {texts};"
-    return f"<script>\n{facts}\n{code}\n</script>"
+    curves, detail, texts = map(embed_json, (CURVES, [*DETAIL_SERIES], used))
+    return f"<script>\nconst CURVES = {curves}, DETAIL = {detail}, PAGE_TEXTS = {texts};\n{code}\n</script>"
+
+
+def embed_json(value: object) -> str:
+    """JSON in which no text can end the script element."""
+    return json.dumps(value, ensure_ascii=False).replace("</", "<\\/")
