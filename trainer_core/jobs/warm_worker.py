@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+from trainer_core.errors import DiskError
 from trainer_core.runs import heartbeat
 from trainer_core.system import project
 
@@ -32,12 +35,17 @@ class WarmWorker:
         return self.process.poll() is None
 
     def assign(self, run_dir: Path) -> bool:
-        """Make it the worker of a run. False: it has died."""
+        """Make it the worker of a run. False: it has died.
+
+        Its arguments do not name the run, so its first heartbeat is written here: the run is never without a process.
+        """
         assert self.process.stdin
         try:
+            with contextlib.suppress(DiskError):  # the worker will meet the same error and report it
+                heartbeat.write_heartbeat(run_dir, self.process.pid)
             self.process.stdin.write(os.fsencode(run_dir.resolve()) + b"\n")
             self.process.stdin.close()
-        except OSError:
+        except (OSError, psutil.NoSuchProcess):
             return False
         return self.is_alive
 

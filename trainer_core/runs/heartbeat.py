@@ -117,14 +117,15 @@ def terminate(run_dir: Path, kill: bool = False) -> None:
             process.kill() if kill else process.terminate()
 
 
-def write_heartbeat(run_dir: Path) -> None:
-    """Write the heartbeat of this process.
+def write_heartbeat(run_dir: Path, pid: int | None = None) -> None:
+    """Write the heartbeat of a process, by default of this one.
 
     Raises:
         DiskError: the disk is full.
+        psutil.NoSuchProcess: there is no process with this pid.
     """
-    me = psutil.Process()
-    heartbeat = Heartbeat(pid=me.pid, created=me.create_time(), run_id=run_dir.name)
+    worker = psutil.Process(pid)
+    heartbeat = Heartbeat(pid=worker.pid, created=worker.create_time(), run_id=run_dir.name)
     write_atomically(run_dir / "heartbeat.json", heartbeat.model_dump_json())
 
 

@@ -37,7 +37,6 @@ def main(work: Callable[[Path], int] = runner.main) -> int:
         return restart.wait_for_exit(begun)
     run_dir = Path(os.fsdecode(line[:-1]))
     with contextlib.suppress(DiskError):  # the child will meet the same error and report it
-        heartbeat.write_heartbeat(run_dir)
         runner.emit_importing(run_dir)
     redirect_output(run_dir)
     first: int | None = begun

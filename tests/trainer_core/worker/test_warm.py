@@ -116,6 +116,17 @@ def test_the_run_goes_on_without_the_app_that_started_it(tmp_path: Path, boss: B
     assert to_the_end(found, run.name).phase is Phase.DONE
 
 
+def test_a_run_has_a_process_before_its_worker_has_read_a_line(boss: Boss, wanted: Recipe) -> None:
+    """Another app looks at the run while its worker, which no argument names, is halted."""
+    app = boss()
+    ready = expecting(app, wanted.model)
+    ready.process.send_signal(signal.SIGSTOP)
+    run_id = app.control.start(wanted)
+    found = boss(ahead=False).registry.run_state(run_id)
+    ready.process.kill()
+    assert found.phase is Phase.QUEUED, found.error
+
+
 def test_without_the_app_it_ends(tmp_path: Path) -> None:
     script = (
         "import os, pathlib, sys, time; from trainer_core.jobs import warm_worker\n"
