@@ -630,13 +630,15 @@ def test_a_set_up_for_a_pretended_card_reaches_the_trial_with_that_card(project:
     assert not project.stamp.exists()
 
 
-def test_children_are_told_the_device_and_keep_their_words_to_themselves() -> None:
+def test_children_are_told_the_device_and_keep_their_words_to_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     on_cpu = venv.venv_environment(VenvStamp("cpu", "3.11", ""))
     on_cuda = venv.venv_environment(VenvStamp("cuda", "3.11", "", build="cu130"), card="1")
     assert (on_cuda["CUDA_VISIBLE_DEVICES"], on_cuda["CUDA_DEVICE_ORDER"]) == ("1", "PCI_BUS_ID")
     assert on_cpu.get("CUDA_VISIBLE_DEVICES") == os.environ.get("CUDA_VISIBLE_DEVICES")
     assert on_cpu["UNSLOTH_FORCE_CPU"] == "1"
     assert on_cpu["TUNEBENCH_DEVICE"] == "cpu"
+    assert "PYTHONDONTWRITEBYTECODE" not in on_cpu
     assert on_cuda["TUNEBENCH_DEVICE"] == "cuda"
     assert on_cuda["HF_HUB_DISABLE_TELEMETRY"] == "1"
     assert on_cuda["GRADIO_ANALYTICS_ENABLED"] == "False"

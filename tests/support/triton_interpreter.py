@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from functools import partial
+from dataclasses import replace
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,35 @@ def add_bfloat16() -> None:
     for name, ours in REPLACED.items():
         usual = getattr(builder, name)
         setattr(builder, name, lambda self, *args, ours=ours, usual=usual: ours(partial(usual, self), *args))
+
+
+def speed_up() -> None:
+    """The same results in half the time: no check of each integer for overflow, which a card makes when it debugs; numpy's
+    formats are looked up once; a kernel's launch alone changes `triton.language`, where each call within it did so anew."""
+    from triton import language
+    from triton.runtime import interpreter
+
+    usual_patch, usual_launch = interpreter._patch_lang, interpreter.GridExecutor.__call__
+    parts = {"language": language, "core": language.core}
+    done: set[str] = set()
+
+    def patch(function: Any) -> Any:
+        needed = {name for name, part in parts.items() if any(value is part for value in function.__globals__.values())}
+        if needed <= done:
+            return interpreter._LangPatchScope()
+        done.update(needed)
+        return usual_patch(function)
+
+    def launch(self: Any, *args: Any, **more: Any) -> Any:
+        done.clear()  # its end takes the changes back
+        return usual_launch(self, *args, **more)
+
+    interpreter._patch_lang, interpreter.GridExecutor.__call__ = patch, launch
+    usual_format = interpreter._get_np_dtype
+    format_of = cache(usual_format)
+    interpreter._get_np_dtype = lambda kind: (usual_format if kind.scalar.is_ptr() else format_of)(kind.scalar)
+    builder = interpreter.interpreter_builder
+    builder.options = replace(builder.options, sanitize_overflow=False)
 
 
 def is_bf16(value: Any) -> bool:
