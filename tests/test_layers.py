@@ -56,6 +56,8 @@ def module_of(path: Path) -> str:
 OWN_PROCESSES = (
     "trainer_core/models/starter.py",
     "trainer_core/data/tokenize.py",
+    "trainer_core/data/answer_spans.py",
+    "trainer_core/data/render.py",
     "trainer_core/data/tokenizer.py",
     "trainer_core/data/hub/child.py",
 )

@@ -20,7 +20,8 @@ from bench.harness.measure import processor_seconds
 from bench.suites.gpu_case import GpuCaseResult
 from trainer_core.config.jobs import Lane
 from trainer_core.config.recipe import Precision, Sampling
-from trainer_core.data import Message, tokenize
+from trainer_core.data import Message
+from trainer_core.data.render import render_chat
 from trainer_core.inference.generate import GenerationRow, generate_rows
 from trainer_core.inference.load import load_lanes, weight_options
 
@@ -56,7 +57,7 @@ def answer_with_lane_set(
 
 
 def render_prompt(tokenizer: Any, prompt: str) -> str:
-    return tokenize.render_chat(tokenizer, [Message("user", prompt)], asking=True)
+    return render_chat(tokenizer, [Message("user", prompt)], asking=True)
 
 
 def answer_with_adapters(base: str, adapters: list[str], asked: list[str], new: int) -> GpuCaseResult:

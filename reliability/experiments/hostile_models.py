@@ -18,7 +18,8 @@ from typing import Any
 
 from reliability.harness.claim import Proof, TrialCount, count_trials
 from tests.support.model_files import frame_header, pack_safetensors
-from trainer_core.data import Message, tokenize
+from trainer_core.data import Message
+from trainer_core.data.render import render_chat
 from trainer_core.errors import ModelError
 from trainer_core.models import resolve, template_sandbox
 from trainer_core.runs.workspace import Workspace
@@ -118,7 +119,7 @@ def load(folder: Path, adapter: bool) -> None:
         resolve.resolve_model(str(folder), Workspace(folder.parent / "workspace"))
         for _, template in template_sandbox.find_templates(folder):  # as training renders its first row
             tokenizer: Any = SimpleNamespace(chat_template=template, special_tokens_map={})
-            tokenize.render_chat(tokenizer, [Message("user", "A row of the data")])
+            render_chat(tokenizer, [Message("user", "A row of the data")])
         return
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM

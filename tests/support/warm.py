@@ -6,6 +6,7 @@ It computes nothing itself, so that each fork finds the libraries as they are af
 from __future__ import annotations
 
 import atexit
+import gc
 import json
 import os
 import runpy
@@ -67,6 +68,7 @@ def serve() -> None:
     os.dup2(2, 1)  # what the libraries print is no answer
     from trainer_core import training  # noqa: F401
 
+    gc.freeze()  # as a worker does
     for line in sys.stdin:
         asked = json.loads(line)
         print(restart.run_in_fork(lambda asked=asked: fork(**asked)), file=answers, flush=True)  # type: ignore[misc]

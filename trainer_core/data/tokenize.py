@@ -6,16 +6,17 @@ Imports no heavy library: the tokenizer is an argument.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer_core.data import Chat, Message, Pair
-from trainer_core.data.tokenizer import TEMPLATES
-from trainer_core.errors import DataError, ModelError
-from trainer_core.models import template_sandbox
+from trainer_core.data.answer_spans import AnswerSpan, RenderedChat, find_answers
+from trainer_core.data.render import RenderRequest, as_message_dicts, render_chat, render_chats
+from trainer_core.data.tokenizer import special_token_ids
+from trainer_core.errors import DataError
 from trainer_core.system import durable
 from trainer_core.texts import Text
 
@@ -25,25 +26,18 @@ if TYPE_CHECKING:
 
 MASKED = -100
 """The label of a token that is read but not trained on (PyTorch's ignore_index)."""
-BATCH_CHATS, BATCH_LETTERS = 500, 1 << 20
-"""Batch limits for rendering: conversations, characters."""
-
-
-@dataclass(frozen=True)
-class RenderRequest:
-    """A conversation to render; `asking` appends the generation prompt, `reading` includes all reasoning."""
-
-    messages: Sequence[Message]
-    asking: bool = False
-    reading: bool = False
 
 
 @dataclass(frozen=True)
 class EncodedChat:
-    """Tokens and labels of equal length; a label is the token itself or MASKED."""
+    """Tokens and labels of equal length; a label is the token itself or MASKED.
+
+    unwritten: learned answers that the template leaves out.
+    """
 
     input_ids: list[int]
     labels: list[int]
+    unwritten: int = 0
 
     @property
     def target_count(self) -> int:
@@ -51,7 +45,7 @@ class EncodedChat:
         return sum(label != MASKED for label in self.labels)
 
     def truncate(self, length: int) -> EncodedChat:
-        return EncodedChat(self.input_ids[:length], self.labels[:length])
+        return EncodedChat(self.input_ids[:length], self.labels[:length], self.unwritten)
 
 
 @dataclass(frozen=True)
@@ -90,37 +84,34 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase, chat: Chat) -> EncodedChat:
 def encode_chats(
     tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat]
 ) -> Iterator[tuple[TokenizedText, EncodedChat]]:
-    """Conversations in the model's own template, with labels only on the assistant's text and its end token.
-
-    A turn's span starts after the generation prompt, and ends with the turn. A template that rewrites earlier turns (for example
-    drops their reasoning) has no such prefix for them; they stay masked. So do turns that are not learned, and reasoning that
-    is only context.
-    """
-    several = [turn_prefixes(chat.messages) for chat in chats]
-    both = zip(chats, several, strict=True)
-    texts = render_chats(
-        tokenizer, (RenderRequest(chat.messages[:end], asking, True) for chat, its in both for end, asking in its)
-    )
-    for chat, its in zip(chats, several, strict=True):
-        parts = dict(zip(its, texts, strict=False))
-        whole = tokenize_text(tokenizer, parts[its[0]])
-        yield whole, label_tokens(whole, assistant_spans(parts, whole.text, chat.messages))
+    """Conversations in the model's own template, with labels only on the learned answers and their end tokens."""
+    specials = special_token_ids(tokenizer)
+    for rendered in find_answers(tokenizer, chats):
+        whole = tokenize_text(tokenizer, rendered.text)
+        yield whole, label_tokens(whole, rendered, specials)
 
 
-def turn_prefixes(messages: Sequence[Message]) -> list[tuple[int, bool]]:
-    """The conversation, and the prefixes that bound each learned turn: number of messages, and whether an answer is asked for."""
-    spoken = [at for at, message in enumerate(messages) if message.role == "assistant" and message.learned]
-    begun, over = [(at, True) for at in spoken], [(at + 1, False) for at in spoken]
-    return list(dict.fromkeys([(len(messages), False), *begun, *over]))
-
-
-def label_tokens(whole: TokenizedText, spans: Sequence[tuple[int, int]]) -> EncodedChat:
-    """Tokens, with labels in the assistant's spans."""
+def label_tokens(whole: TokenizedText, rendered: RenderedChat, specials: Container[int]) -> EncodedChat:
+    """Tokens, with labels in the answers and on the end tokens that follow them."""
+    spans = [(span.start, end_of_answer(whole, span, specials)) for span in rendered.spans]
     labels = [
         token if any(start <= left and right <= end and left < right for start, end in spans) else MASKED
         for token, (left, right) in zip(whole.ids, whole.offsets, strict=True)
     ]
-    return EncodedChat(whole.ids, labels)
+    return EncodedChat(whole.ids, labels, rendered.unwritten)
+
+
+def end_of_answer(whole: TokenizedText, span: AnswerSpan, specials: Container[int]) -> int:
+    """End of an answer with its end token, which some templates write differently within a conversation (gpt-oss)."""
+    if span.open_from is None:
+        return span.end
+    behind = ((token, ends) for token, ends in zip(whole.ids, whole.offsets, strict=True) if ends[0] >= span.open_from)
+    for token, (left, right) in behind:
+        if token in specials:
+            return max(span.end, right)
+        if whole.text[left:right].strip():
+            break
+    return span.end
 
 
 def encode_pair(tokenizer: PreTrainedTokenizerBase, pair: Pair) -> EncodedPair:
@@ -167,93 +158,6 @@ def tokenize_text(tokenizer: PreTrainedTokenizerBase, text: str) -> TokenizedTex
     )
 
 
-def assistant_spans(
-    parts: Mapping[tuple[int, bool], str], whole: str, messages: Sequence[Message]
-) -> list[tuple[int, int]]:
-    """Character ranges of the learned text, from the start of a turn's answer to the end of the turn."""
-    spoken = [(messages[at], text, parts[at + 1, False]) for (at, asking), text in parts.items() if asking]
-    return [
-        (answer_start(whole, len(before), len(after), message), len(after))
-        for message, before, after in spoken
-        if whole.startswith(before) and whole.startswith(after)
-    ]
-
-
-def answer_start(whole: str, start: int, end: int, message: Message) -> int:
-    """Start of a turn's learned text: after its reasoning, if that is only context."""
-    thought, said = message.reasoning.strip(), message.content.strip()
-    if not thought or message.learn_reasoning:
-        return start
-    at = whole.find(thought, start, end)
-    if at < 0:
-        return start
-    behind = at + len(thought)
-    answer = whole.find(said, behind, end)
-    return behind if answer < 0 else answer
-
-
-def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], asking: bool = False) -> str:
-    """The conversation in the model's template; see `render_chats`."""
-    return next(render_chats(tokenizer, [RenderRequest(messages, asking)]))
-
-
-def render_chats(tokenizer: PreTrainedTokenizerBase, asks: Iterable[RenderRequest]) -> Iterator[str]:
-    """Conversations in the model's template, rendered in the process with time and memory limits.
-
-    Raises:
-        ModelError: the model has no chat template, or one that exceeds the limits.
-        DataError: the template refuses these roles.
-    """
-    found = tokenizer.chat_template
-    template = found.get("default") if isinstance(found, dict) else found
-    if not template:
-        raise ModelError("tokens.no_template", templates=", ".join(TEMPLATES))
-    marks = tokenizer.special_tokens_map
-    for some in batch_requests(asks):
-        given = [
-            template_sandbox.template_variables(as_message_dicts(ask.messages, ask.reading), ask.asking, marks)
-            for ask in some
-        ]
-        try:
-            yield from template_sandbox.shared_sandbox(template, given)
-        except template_sandbox.TemplateRefused as refusal:
-            roles = ", ".join(message.role for message in some[refusal.at].messages)
-            raise DataError("tokens.refused", roles=roles, refusal=str(refusal)) from refusal
-        except template_sandbox.TemplateUnsafe as harm:
-            raise ModelError("tokens.unsafe_template", harm=str(harm)) from harm
-
-
-def batch_requests(asks: Iterable[RenderRequest]) -> Iterator[list[RenderRequest]]:
-    """Batches that need little memory."""
-    some, letters = list[RenderRequest](), 0
-    for ask in asks:
-        some.append(ask)
-        letters += sum(len(message.content) + len(message.reasoning) for message in ask.messages)
-        if len(some) == BATCH_CHATS or letters > BATCH_LETTERS:
-            yield some
-            some, letters = [], 0
-    if some:
-        yield some
-
-
-REASONING_FIELDS = ("reasoning_content", "thinking")
-"""Names of the reasoning field in templates: Qwen, DeepSeek, GLM and SmolLM; gpt-oss."""
-
-
-def as_message_dicts(messages: Sequence[Message], reading: bool = False) -> list[dict[str, str]]:
-    """Messages for templates and TRL. Includes reasoning, under every name that templates use, if it is learned or with
-    `reading`. DPO learns all it reads of an answer, so its rows include only learned reasoning."""
-    return [
-        {"role": message.role, "content": message.content}
-        | (dict.fromkeys(REASONING_FIELDS, message.reasoning) if shows_reasoning(message, reading) else {})
-        for message in messages
-    ]
-
-
-def shows_reasoning(message: Message, reading: bool) -> bool:
-    return bool(message.reasoning) and (reading or message.learn_reasoning)
-
-
 def count_unwritten_reasoning(chats: Sequence[Chat], texts: Iterable[str]) -> int:
     """Number of conversations with reasoning that the template does not render."""
     several = ((chat.messages, text) for chat, text in zip(chats, texts, strict=True))
@@ -274,7 +178,9 @@ def sft_rows(
     encoded = [row for _, row in written]
     kept = [row.truncate(length) for row in encoded if row.truncate(length).target_count]
     if not kept:
-        raise DataError("tokens.no_examples", total=len(encoded), length=length)
+        short = any(row.target_count for row in encoded)
+        code = "tokens.no_examples" if short else "tokens.no_answers"
+        raise DataError(code, total=len(encoded), length=length)
     total, notes = len(encoded), list[Text]()
     if lost := total - len(kept):
         notes.append(Text("tokens.examples_masked", rows=lost, total=total, length=length))
@@ -282,6 +188,9 @@ def sft_rows(
         notes.append(Text("tokens.examples_cut", rows=cut, total=total, length=length))
     if lost := count_unwritten_reasoning(chats, (text for text, _ in written)):
         notes.append(Text("tokens.reasoning_unwritten", rows=lost, total=total))
+    if lost := sum(row.unwritten for row in encoded):
+        rows = sum(row.unwritten > 0 for row in encoded)
+        notes.append(Text("tokens.answers_unwritten", answers=lost, rows=rows, total=total))
     return kept, notes
 
 

@@ -50,6 +50,12 @@ def with_chat_template(tokenizer: PreTrainedTokenizerBase, template: Template) -
     return tokenizer
 
 
+def special_token_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Control tokens: the tokenizer's own, and added special ones."""
+    added = (place for place, token in tokenizer.added_tokens_decoder.items() if token.special)
+    return frozenset((*tokenizer.all_special_ids, *added))
+
+
 def decode_answer(tokenizer: Any, prompt: str, row: list[int], ends: Sequence[int]) -> SampleAnswer:
     """One answer up to its end token, which is counted but not shown. Other special tokens are shown: template markers in an
     answer mean that its format is breaking down, and the doctor must see them."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from os.path import commonprefix
 from typing import TYPE_CHECKING, Any
 
-from trainer_core.data import Message, tokenize
+from trainer_core.data import Message
+from trainer_core.data.render import render_chat
 from trainer_core.errors import DataError
 from trainer_core.inference.generate import with_system_prompt
 from trainer_core.inference.likelihoods import AnswerLogprob, PromptAnswer, ResultKey, compute_logprobs
@@ -89,8 +90,8 @@ def build_prompt_answer(lanes: LaneSet, prompt: Sequence[Message], answer: Seque
         DataError: the answer is empty.
     """
     # The answer begins where its text and the generation prompt differ. Templates may add a line break that no model writes.
-    asked = tokenize.render_chat(lanes.tokenizer, prompt, asking=True)
-    whole = tokenize.render_chat(lanes.tokenizer, (*prompt, *answer)).rstrip("\n")
+    asked = render_chat(lanes.tokenizer, prompt, asking=True)
+    whole = render_chat(lanes.tokenizer, (*prompt, *answer)).rstrip("\n")
     ids, begins = tokens_from(lanes.tokenizer, whole, len(commonprefix([asked, whole])))
     length = min(len(ids) - begins, lanes.context_length // 2)
     if length < 1 or begins < 2:

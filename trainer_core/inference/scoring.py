@@ -11,7 +11,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from trainer_core.config.jobs import Lane
 from trainer_core.config.recipe import Sampling
-from trainer_core.data import Message, Pair, tokenize
+from trainer_core.data import Message, Pair
+from trainer_core.data.render import render_chat
 from trainer_core.errors import DataError
 from trainer_core.evaluation import confidence
 from trainer_core.evaluation.statistics import repetition_share
@@ -126,9 +127,7 @@ def generate_answers(
     rows = [
         GenerationRow(
             lane.name,
-            tokenize.render_chat(
-                lanes.tokenizer, with_system_prompt(lane.system, [Message("user", text)]), asking=True
-            ),
+            render_chat(lanes.tokenizer, with_system_prompt(lane.system, [Message("user", text)]), asking=True),
             text,
         )
         for text in prompts

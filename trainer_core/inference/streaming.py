@@ -7,7 +7,8 @@ import time
 from dataclasses import dataclass
 
 from trainer_core.config.jobs import Lane
-from trainer_core.data import Message, tokenize
+from trainer_core.data import Message
+from trainer_core.data.render import render_chat
 from trainer_core.inference.generate import GenerationRow, generate_rows, with_system_prompt
 from trainer_core.inference.load import LaneSet
 from trainer_core.runs.compare_events import AnswerStats, PromptStarted, TextChunk
@@ -48,7 +49,7 @@ def generation_row(lanes: LaneSet, lane: Lane, request: GenerateRequest) -> Gene
     said = [Message(one.role, one.content) for one in request.own.get(lane.name, request.messages)]
     seed_key = "\n".join(message.content for message in said if message.role == "user")
     return GenerationRow(
-        lane.name, tokenize.render_chat(lanes.tokenizer, with_system_prompt(lane.system, said), asking=True), seed_key
+        lane.name, render_chat(lanes.tokenizer, with_system_prompt(lane.system, said), asking=True), seed_key
     )
 
 

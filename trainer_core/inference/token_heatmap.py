@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from os.path import commonprefix
 from typing import Any
 
-from trainer_core.data import Message, tokenize
+from trainer_core.data import Message
+from trainer_core.data.render import render_chat
 from trainer_core.errors import UserError
 from trainer_core.inference.generate import left_pad, row_positions, with_system_prompt
 from trainer_core.inference.load import LaneSet
@@ -38,8 +39,8 @@ class AnswerTokens:
     def for_lane(lanes: LaneSet, name: str, request: HeatmapRequest) -> AnswerTokens:
         lane = lanes.find_lane(name)
         prompt = with_system_prompt(lane.system, [Message(one.role, one.content) for one in request.messages])
-        asked = tokenize.render_chat(lanes.tokenizer, prompt, asking=True)
-        whole = tokenize.render_chat(lanes.tokenizer, (*prompt, Message("assistant", request.answer))).rstrip("\n")
+        asked = render_chat(lanes.tokenizer, prompt, asking=True)
+        whole = render_chat(lanes.tokenizer, (*prompt, Message("assistant", request.answer))).rstrip("\n")
         begins = len(commonprefix([asked, whole]))
         encoding: Any = lanes.tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
         ids, spans = list(encoding["input_ids"]), [span for span in encoding["offset_mapping"] if span[0] >= begins]

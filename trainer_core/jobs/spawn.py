@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,9 @@ from trainer_core.jobs.device import DeviceMonitor
 from trainer_core.jobs.registry import RunRegistry
 from trainer_core.jobs.warm_worker import WarmWorker
 from trainer_core.models import starter
-from trainer_core.runs import checkpoints
 from trainer_core.runs.events import Phase
 from trainer_core.runs.workspace import ensure_dir
-from trainer_core.system import durable, hardware, kernel_cache, project, untrusted_files
+from trainer_core.system import durable, hardware, kernel_cache, packages, project, untrusted_files
 
 WORKER_COMMAND = (sys.executable, "-m", "trainer_core.worker")
 PRELOAD_SECONDS, IDLE_SECONDS = 2.0, 600.0
@@ -122,7 +120,7 @@ class WorkerSpawner:
 
     def run_file_facts(self, reasons: Sequence[str], model: str) -> dict[str, object]:
         """Fields of run.json beside the job, for this model."""
-        versions = {name: version(name) for name in checkpoints.RECORDED_PACKAGES}
+        versions = dict(packages.recorded_versions())
         if model == STARTER:
             versions[starter.NAME] = starter.EDITION
         gpu = self.device.gpu

@@ -27,7 +27,7 @@ from trainer_core.config.recipe import METHODS, Recipe
 from trainer_core.errors import DiskError, ModelError
 from trainer_core.runs.events import Stage
 from trainer_core.schema import StrictModel
-from trainer_core.system import durable, untrusted_files
+from trainer_core.system import durable, packages, untrusted_files
 from trainer_core.system.format import format_mb
 from trainer_core.texts import NO_TEXT, Text
 
@@ -38,7 +38,6 @@ KEEP_NEWEST = 2
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 SPACE_FACTOR = 1.2
 """A save needs this multiple of its predicted bytes free, so that the disk does not fill up mid-write."""
-RECORDED_PACKAGES = ("unsloth", "unsloth_zoo", "torch", "trl", "transformers", "peft", "datasets", "bitsandbytes")
 TRAINING_PACKAGES = ("unsloth", "torch", "trl", "transformers", "peft")
 """Packages that read a checkpoint: it is not resumed with another major version of one of them."""
 
@@ -144,13 +143,12 @@ def write_manifest(folder: Path, origin: CheckpointSource, step: int) -> None:
             files[path.relative_to(folder).as_posix()] = FileFingerprint(
                 bytes=path.stat().st_size, sha256=file_sha256(path)
             )
-    versions = {name: version(name) for name in RECORDED_PACKAGES}
     manifest = Manifest(
         stage=origin.stage,
         step=step,
         total=origin.total,
         data=origin.data,
-        versions=versions,
+        versions=packages.recorded_versions(),
         files=files,
         spec=origin.spec,
     )

@@ -9,8 +9,10 @@ from datasets import Dataset
 
 from trainer_core import data
 from trainer_core.config.jobs import TrainJob
-from trainer_core.config.recipe import METHODS, STARTER
-from trainer_core.data import tokenize
+from trainer_core.config.recipe import METHODS, STARTER, Recipe
+from trainer_core.data import render, tokenize
+from trainer_core.data.schema.messages import as_chat
+from trainer_core.data.tokenizer import load_tokenizer
 from trainer_core.methods.steps import count_steps
 from trainer_core.models import hub, resolve, starter
 from trainer_core.runs import checkpoints
@@ -62,6 +64,7 @@ def train(
     model = fetch_base(recipe.model, Workspace.for_run(run_dir), emit, wants)
     if model is None:
         return Phase.STOPPED if wants.stop.is_set() else Phase.PAUSED
+    check_template(model, recipe, loaded)
     adapter: Path | None = None
     for stage in recipe.method.stages:
         done = checkpoints.finished_adapter(
@@ -79,6 +82,18 @@ def train(
         if wants.stop.is_set():
             return Phase.STOPPED
     return Phase.DONE
+
+
+def check_template(model: str, recipe: Recipe, loaded: data.LoadedData) -> None:
+    """Find what the model's chat template refuses, before the model is loaded.
+
+    Raises:
+        DataError, ModelError: see `render.check_roles`.
+    """
+    kinds = {METHODS[stage].rows for stage in recipe.method.stages}
+    items = [item for kind in kinds for item in loaded.rows_of(kind)]
+    chats = (item if isinstance(item, data.Chat) else as_chat(item) for item in items)
+    render.check_roles(load_tokenizer(model, recipe.data.template), (chat.messages for chat in chats))
 
 
 def fetch_base(name: str, workspace: Workspace, emit: EventLog, wants: StopRequests) -> str | None:

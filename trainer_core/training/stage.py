@@ -6,7 +6,6 @@ import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,7 @@ from trainer_core.runs.events import (
 )
 from trainer_core.runs.run_state import RunState, read_run_state
 from trainer_core.runs.workspace import Workspace
-from trainer_core.system import hardware
+from trainer_core.system import hardware, packages
 from trainer_core.texts import Text, stage_text
 from trainer_core.training import load, row_lengths
 from trainer_core.training.checkpointing import (
@@ -217,7 +216,7 @@ class StageContext:
             accumulation=settings.accumulation,
             sorts_rows=trainer.sorts,
             devices=(hardware.cpu_name(), hardware.card_uuid(os.environ)),
-            packages=[version(name) for name in checkpoints.RECORDED_PACKAGES],
+            packages=[*packages.recorded_versions().values()],
         )
         return Workspace.for_run(self.run_dir).root / "reference" / key.file_name
 

@@ -10,7 +10,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,9 @@ from datasets import Dataset
 from pyarrow import feather
 
 from trainer_core.config.recipe import METHODS, Recipe
-from trainer_core.runs import checkpoints, workspace
+from trainer_core.runs import workspace
 from trainer_core.runs.events import Stage
-from trainer_core.system import durable
+from trainer_core.system import durable, packages
 from trainer_core.texts import Text, parse_text
 from trainer_core.training.token_rows import TOKEN_COLUMNS
 
@@ -39,7 +38,7 @@ class TokenCache:
         words = [tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template, tokenizer.special_tokens_map]
         length, versions = (
             recipe.stage_settings(stage).max_length,
-            [version(name) for name in checkpoints.RECORDED_PACKAGES],
+            [*packages.recorded_versions().values()],
         )
         facts = json.dumps([stage, recipe.method, rows, length, words, versions])
         self.file = folder / f"{hashlib.sha256(facts.encode()).hexdigest()[:32]}.rows"

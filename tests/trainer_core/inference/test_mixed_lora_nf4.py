@@ -24,7 +24,8 @@ from transformers import AutoModelForCausalLM
 from tests.support import tiny
 from trainer_core.config.jobs import Lane
 from trainer_core.config.recipe import Precision, Sampling
-from trainer_core.data import Message, tokenize
+from trainer_core.data import Message
+from trainer_core.data.render import render_chat
 from trainer_core.inference.generate import PREFILL_TOKENS, GenerationRow, encode_text, generate_rows, left_pad
 from trainer_core.inference.load import (
     LaneSet,
@@ -135,7 +136,7 @@ def test_every_layer_rounds_where_peft_rounds(pair: Pair) -> None:
 
 def test_every_lane_says_what_plain_peft_says_token_by_token(pair: Pair) -> None:
     lanes = pair.lanes
-    texts = {text: tokenize.render_chat(lanes.tokenizer, [Message("user", text)], asking=True) for text in PROMPTS}
+    texts = {text: render_chat(lanes.tokenizer, [Message("user", text)], asking=True) for text in PROMPTS}
     rows = [GenerationRow(lane, texts[text], text) for text in PROMPTS for lane in lanes.names]
     generate_rows(lanes, rows, Sampling(temperature=0, max_new_tokens=NEW), lambda: True)
     ids, mask = left_pad([encode_text(lanes, row.prompt) for row in rows], lanes.device)

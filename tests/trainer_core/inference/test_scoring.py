@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tests.support import tiny
 from trainer_core.config.jobs import Lane
 from trainer_core.config.recipe import Sampling
-from trainer_core.data import Message, tokenize
+from trainer_core.data import Message
+from trainer_core.data.render import render_chat
 from trainer_core.errors import DataError, UserError
 from trainer_core.evaluation import score_table
 from trainer_core.evaluation.statistics import repetition_share
@@ -158,7 +159,7 @@ def test_the_answer_begins_where_it_parts_from_the_question(lanes: LaneSet) -> N
     thinking.chat_template = tiny.TEMPLATE.replace("assistant\n{% endif", "assistant\n<think>\n{% endif")
     lanes = replace(lanes, tokenizer=thinking)
     prompt, answer = [Message("user", "hi")], [Message("assistant", "the dog")]
-    assert tokenize.render_chat(thinking, prompt, asking=True).endswith("<think>\n")
+    assert render_chat(thinking, prompt, asking=True).endswith("<think>\n")
     reading = reading_of(lanes, prompt, answer)
     assert thinking.decode(reading.ids[-reading.answer_tokens :]) == "the dog<|im_end|>"
 
@@ -362,7 +363,7 @@ def taught(base: Path, steps: int = 60) -> None:
     lines = [
         (Message("user", one.prompt), Message("assistant", f"{one.stem} {one.right}.")) for one in load_questions()
     ]
-    texts = [tokenize.render_chat(tokenizer, line) for line in lines]
+    texts = [render_chat(tokenizer, line) for line in lines]
     batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
     labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
     optimiser = torch.optim.Adam(model.parameters(), lr=5e-3)

@@ -21,7 +21,8 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationCon
 from tests.support import tiny
 from trainer_core.config.jobs import Lane
 from trainer_core.config.recipe import Sampling
-from trainer_core.data import Message, tokenize
+from trainer_core.data import Message
+from trainer_core.data.render import render_chat
 from trainer_core.errors import ConfigError, ModelError, UserError
 from trainer_core.inference.coupled_sampling import CoupledSampler, build_filters, gumbel_noise
 from trainer_core.inference.generate import PREFILL_TOKENS, GenerationRow, generate_rows, left_pad
@@ -63,7 +64,7 @@ def lanes(folder: Path) -> LaneSet:
 
 
 def rendered(lanes: LaneSet, text: str) -> str:
-    return tokenize.render_chat(lanes.tokenizer, [Message("user", text)], asking=True)
+    return render_chat(lanes.tokenizer, [Message("user", text)], asking=True)
 
 
 def grown(lanes: LaneSet, sampling: Sampling, prompts=PROMPTS, names=()) -> dict[tuple[str, str], list[int]]:

@@ -8,6 +8,7 @@ import pytest
 from tests.support import tiny
 from tests.support.model_files import pack_safetensors
 from trainer_core.data import Chat, Message, tokenize
+from trainer_core.data.render import as_message_dicts, render_chat
 from trainer_core.data.tokenizer import TEMPLATES
 from trainer_core.errors import ModelError
 from trainer_core.models import resolve, template_sandbox
@@ -150,9 +151,7 @@ def test_a_template_that_waits_for_the_data_does_no_harm_either(harm: str, says:
     tokenizer.chat_template = template
     with pytest.raises(ModelError, match=says):
         tokenize.sft_rows(tokenizer, [Chat((Message("user", "a"), Message("assistant", "b")))], 64)
-    assert tokenize.render_chat(tokenizer, [Message("user", "Be brief.")]) == "Be brief.", (
-        "the next one has a process again"
-    )
+    assert render_chat(tokenizer, [Message("user", "Be brief.")]) == "Be brief.", "the next one has a process again"
 
 
 def test_what_transformers_is_asked_for_is_rendered_apart_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,7 +190,5 @@ def test_the_text_is_the_one_of_transformers(template: str) -> None:
         Message("assistant", "so\n</think> é👩 "),
     ]
     for asking in (False, True):
-        usual = tokenizer.apply_chat_template(
-            tokenize.as_message_dicts(talk), tokenize=False, add_generation_prompt=asking
-        )
-        assert tokenize.render_chat(tokenizer, talk, asking) == usual
+        usual = tokenizer.apply_chat_template(as_message_dicts(talk), tokenize=False, add_generation_prompt=asking)
+        assert render_chat(tokenizer, talk, asking) == usual

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from safetensors import safe_open
@@ -35,6 +36,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def strict_inputs(folder: Path) -> dict[str, Any]:
+    """A model whose template takes no system prompt, as Gemma's, and pairs that have one."""
+    shutil.copytree(folder / "model", folder / "strict")
+    template = folder / "strict/chat_template.jinja"
+    refuse = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    template.write_text(refuse + template.read_text(encoding="utf-8"), encoding="utf-8")
+    pairs = folder / "pairs-with-system.jsonl"
+    rows = [json.loads(line) | {"system": "Be brief."} for line in (folder / "pairs.jsonl").read_text().splitlines()]
+    pairs.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return {"model": str(folder / "strict"), "data": {"pairs": str(pairs)}}
+
+
 @pytest.fixture(scope="module")
 def views(folder: Path) -> dict[str, RunState]:
     one_step = {**STEPS, "max_steps": 1}
@@ -48,6 +61,7 @@ def views(folder: Path) -> dict[str, RunState]:
         "corrupt": ("corrupt", recipe(folder)),
         "unfrozen": ("unfrozen", recipe(folder)),
         "drift": ("drift", recipe(folder)),
+        "refused roles": ("", recipe(folder, **strict_inputs(folder))),
         "missing data": ("", recipe(folder, data={"pairs": str(folder / "nowhere.jsonl")})),
     }
     for loss in LOSSES:
@@ -146,6 +160,14 @@ def test_the_same_seed_gives_the_same_losses(views: dict[str, RunState]) -> None
 def test_missing_data_is_the_runs_last_word(views: dict[str, RunState]) -> None:
     view = views["missing data"]
     assert view.phase is Phase.FAILED and "nowhere.jsonl" in str(view.error) and not view.traceback
+
+
+def test_roles_that_the_template_refuses_end_a_run_before_its_model_is_loaded(views: dict[str, RunState]) -> None:
+    view = views["refused roles"]
+    assert view.phase is Phase.FAILED and view.error.code == "tokens.refused_but_for_step"
+    assert view.error.params["step"] == "no_system" and "System role not supported" in view.error.params["refusal"]
+    lines = (Path(view.id) / "events.jsonl").read_text(encoding="utf-8")
+    assert "loading.data" in lines and "loading.base" not in lines
 
 
 @pytest.mark.gpu

@@ -15,7 +15,6 @@ from typing import Any
 
 from trainer_core import data
 from trainer_core.config.recipe import STARTER, Columns, Template
-from trainer_core.data import tokenize
 from trainer_core.data.preview.protocol import (
     MeasuredLengths,
     MeasureRequest,
@@ -27,6 +26,7 @@ from trainer_core.data.preview.protocol import (
 from trainer_core.data.preview.token_view import RowExtent, length_findings, row_extents, view_row
 from trainer_core.data.quality.remedies import RemedyPipeline
 from trainer_core.data.read_events import UsableRow
+from trainer_core.data.render import render_chat
 from trainer_core.data.select import data_path
 from trainer_core.data.stream import ReadRequest
 from trainer_core.data.tokenizer import load_tokenizer
@@ -104,7 +104,7 @@ def template_examples(request: RowsRequest) -> dict[str, str]:
     messages = next(iter(preview_rows(request))).item
     said = messages.messages if isinstance(messages, data.Chat) else messages.prompt + messages.chosen
     names: list[Template] = ["plain", "alpaca", "chatml"]
-    return {name: tokenize.render_chat(load_once(resolve_model_folder(request.model), name), said) for name in names}
+    return {name: render_chat(load_once(resolve_model_folder(request.model), name), said) for name in names}
 
 
 def request_tokenizer(request: RowsRequest):  # type: ignore[no-untyped-def]

@@ -11,6 +11,7 @@ from trainer_core.data import Chat, DataFinding, Pair, tokenize
 from trainer_core.data.preview.protocol import TokenSide
 from trainer_core.data.quality.report import MAX_EXAMPLES, FindingExample, Level
 from trainer_core.data.read_events import UsableRow
+from trainer_core.data.tokenizer import special_token_ids
 from trainer_core.texts import NO_TEXT, Text
 
 if TYPE_CHECKING:
@@ -78,12 +79,6 @@ def token_texts(whole: tokenize.TokenizedText) -> list[str]:
     if found:
         found[-1] += whole.text[at:]
     return found
-
-
-def special_token_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Control tokens: the tokenizer's own, and added special ones."""
-    added = (place for place, token in tokenizer.added_tokens_decoder.items() if token.special)
-    return frozenset((*tokenizer.all_special_ids, *added))
 
 
 def token_positions(ids: Sequence[int], wanted: frozenset[int]) -> list[int]:
