@@ -16,8 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from trainer_core.system import proxies
+from ui.server import gradio_environment
 
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read by gradio when it is imported
+os.environ.update(gradio_environment.replace_settings(os.environ))  # read by gradio when it is imported
 os.environ.update(proxies.proxy_changes(os.environ))  # so are the proxies
 
 import gradio as gr

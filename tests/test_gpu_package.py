@@ -87,7 +87,7 @@ def package_of(module: str) -> str:
 
 
 def test_what_the_benches_import_is_packed_or_there() -> None:
-    assert {"torch", "unsloth", "trl", "peft", "orjson", "triton", "pydantic", "charset_normalizer"} <= set(outside())
+    assert {"torch", "unsloth", "trl", "peft", "orjson", "triton", "pydantic", "chardet"} <= set(outside())
     assert {module: file for module, file in outside().items() if package_of(module) not in there()} == {}
 
 

@@ -15,7 +15,7 @@
   let server, upload, state = makeState("");
 
   function makeState(source) {
-    return { source, file: "", inspected: null, columns: {}, isManual: false, kind: "pairs", steps: [], report: null, ticket: "", began: 0, mapped: false,
+    return { source, file: "", inspected: null, columns: {}, encoding: "", isManual: false, kind: "pairs", steps: [], report: null, ticket: "", began: 0, mapped: false,
       row: 0, preview: null, showTokens: false, measured: null, length: 0, template: "", problem: "" };
   }
 
@@ -43,9 +43,9 @@
   function openCurrent() {
     openWhenBuilt = !byId("data-form");
     if (openWhenBuilt) return;
-    const { source, columns, steps } = startChoices();
+    const { source, columns, steps, encoding } = startChoices();
     byId("data-path").value = SAMPLES.includes(source) ? "" : source;
-    openSource(source, { columns, steps });
+    openSource(source, { columns, steps, encoding });
   }
 
   document.addEventListener("click", (event) => {
@@ -87,8 +87,10 @@
     const opened = state;
     if (!state.source) return showError(pageText("data_tab.no_path"));
     showProgress(pageText("data_tab.opening", { file: baseName(state.source) }));
-    const inspected = await replyOf(server.inspect_file({ source: state.source }));
+    state.encoding = before.encoding ?? "";
+    const inspected = await replyOf(server.inspect_file({ source: state.source, encoding: state.encoding }));
     if (opened !== state) return;
+    if (inspected.encodings) return drawEncodings(inspected.encodings);
     if (inspected.problem && !inspected.columns) return showError(inspected.problem);
     if (inspected.parts && !inspected.columns) return drawParts(inspected.parts);
     state.inspected = inspected;
@@ -114,6 +116,16 @@
     const select = makeNode("select", { id: "data-part" }, ...parts.map((part, index) => makeNode("option", { value: index }, `${part.config} · ${part.split}`)));
     place.replaceChildren(makeNode("label", { class: "parts" }, makeNode("span", {}, pageText("data_tab.which_part", { name, parts: parts.length })), select), makeNode("button", { class: "button" }, pageText("data_tab.download")));
     place.onsubmit = (event) => { event.preventDefault(); fetchPart(name, parts[select.value]); };
+  }
+
+  // A file whose bytes make sense in several encodings: the user sees how each reads it, and chooses.
+  function drawEncodings(encodings) {
+    const file = state.source, place = byId("data-parts");
+    byId("data-progress").hidden = true;
+    place.hidden = false;
+    const makeChoice = ({ name, rows }) => makeNode("button", { class: "button", type: "submit", value: name, "data-encoding": name }, makeNode("b", {}, name), ...rows.map((row) => makeNode("span", { class: "reading" }, row)));
+    place.replaceChildren(makeNode("p", {}, pageText("data_tab.which_encoding", { file: baseName(file) })), ...encodings.map(makeChoice));
+    place.onsubmit = (event) => { event.preventDefault(); openSource(file, { columns: {}, steps: [], encoding: event.submitter.value }); };
   }
 
   async function fetchPart(name, part) {
@@ -279,12 +291,12 @@
 
   function startChoices() {
     const choices = document.querySelector("#start-choices [data-choices]")?.dataset.choices;
-    return choices ? JSON.parse(choices) : { model: "starter", name: pageText("data_tab.starter"), lengths: { pairs: 1024, chat: 1024 }, template: "own", source: "sample", columns: {}, steps: [], held_out: null };
+    return choices ? JSON.parse(choices) : { model: "starter", name: pageText("data_tab.starter"), lengths: { pairs: 1024, chat: 1024 }, template: "own", source: "sample", columns: {}, encoding: "", steps: [], held_out: null };
   }
 
   const currentLength = () => state.length || startChoices().lengths[state.report?.kind ?? state.kind];
   const findHeldOut = () => ([state.source, state.file].includes(startChoices().source) ? startChoices().held_out : null); // the recipe's, for the recipe's own data
-  const buildQuery = () => ({ source: state.source, columns: state.isManual ? state.columns : {}, steps: state.steps });
+  const buildQuery = () => ({ source: state.source, columns: state.isManual ? state.columns : {}, encoding: state.encoding, steps: state.steps });
   const buildPreviewRequest = () => ({ ...buildQuery(), model: startChoices().model, template: state.template || startChoices().template, length: currentLength() });
 
   // Any row through the lens. An answer to an older question is dropped.
@@ -489,7 +501,7 @@
 
   function useData() {
     window.tunebench.tools.showBusy(byId("data-use"), pageText("data_tab.using"));
-    window.tunebench.sendEvent("usedata", { source: SAMPLES.includes(state.source) ? state.source : state.file, columns: state.isManual ? state.columns : {}, steps: state.steps, kind: state.report.kind,
+    window.tunebench.sendEvent("usedata", { source: SAMPLES.includes(state.source) ? state.source : state.file, columns: state.isManual ? state.columns : {}, encoding: state.encoding, steps: state.steps, kind: state.report.kind,
       template: state.template || startChoices().template, held_out: findHeldOut(), length: state.length || null });
   }
 })();

@@ -281,3 +281,20 @@ def test_conversations_are_called_so_and_using_them_says_so(
     expect(page.get_by_role("tab", name="Start", exact=True)).to_have_attribute("aria-selected", "true")
     tab(page, "Data")
     expect(page.locator("#data-use")).to_have_text("Use this data for SFT")
+
+
+def test_an_unclear_encoding_is_chosen_by_how_it_reads_and_reaches_the_run(
+    app: App, visit: Visit, tmp_path: Path
+) -> None:
+    words = "Ráno zalévám květiny, ptala se, že šťastně běží přes žluté pole, a těšila se na příští léto."
+    path = tmp_path / "old.jsonl"
+    rows = [{"prompt": f"{at}?", "chosen": f"{words} {at}", "rejected": f"no {at}"} for at in range(80)]
+    path.write_bytes("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode("iso8859-2"))
+    page = visit(app)
+    opened(page, path)
+    expect(page.locator("[data-encoding=iso8859-2]")).to_contain_text("šťastně", timeout=15_000)
+    assert page.locator("[data-encoding]").count() >= 2
+    page.click("[data-encoding=iso8859-2]")
+    expect(page.locator(".sides .chosen .turn p")).to_contain_text("šťastně běží", timeout=15_000)
+    page.click("#data-use")
+    known(page, '"encoding": "iso8859-2"')

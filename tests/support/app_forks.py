@@ -66,8 +66,11 @@ def answer_requests() -> None:
 def become_app(environment: Mapping[str, str], log: Path) -> None:
     """Nothing of the parent's pipes and signals is left."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    gradio = {
+        name: value for name, value in os.environ.items() if name.startswith("GRADIO_")
+    }  # as it was imported with
     os.environ.clear()
-    os.environ.update(environment)
+    os.environ.update({**environment, **gradio})
     with log.open("ab") as out, open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
         os.dup2(out.fileno(), 1)

@@ -26,7 +26,7 @@ from tests.support.faults import run_with_fault
 from trainer_core.config.jobs import TrainJob
 from trainer_core.config.recipe import Recipe
 from trainer_core.errors import UserError
-from trainer_core.evaluation import judge
+from trainer_core.evaluation import judge_endpoint
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.runs import checkpoints
 from trainer_core.runs.compare_requests import ChatMessage
@@ -276,10 +276,10 @@ def words_of_a_judge(variable: str, key: str) -> str:
     server = HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     os.environ[variable] = key if "\0" not in key else key.replace("\0", "\x01")
-    place = judge.JudgeEndpoint(url=f"http://127.0.0.1:{server.server_port}/v1", model="m", variable=variable)
+    place = judge_endpoint.JudgeEndpoint(url=f"http://127.0.0.1:{server.server_port}/v1", model="m", variable=variable)
     try:
         with httpx.Client() as client:
-            judge.make_ask_function(place, client)((ChatMessage(role="user", content="x"),))
+            judge_endpoint.make_ask_function(place, client)((ChatMessage(role="user", content="x"),))
     except Exception as error:
         return f"{error!s} {error!r} {error.__cause__!r}"
     finally:
@@ -300,7 +300,7 @@ def judges_url_that_is_none(root: Path) -> str:
         "//x/v1",
         "http://x:0",
     ):
-        if wrong := sentence(lambda url=url: judge.JudgeEndpoint(url=url, model="m").completions_url):
+        if wrong := sentence(lambda url=url: judge_endpoint.JudgeEndpoint(url=url, model="m").completions_url):
             return f"{url!r}: {wrong}"
     return ""
 

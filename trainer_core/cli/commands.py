@@ -77,6 +77,7 @@ def build_cli_parser() -> argparse.ArgumentParser:
     check.add_argument("--json", action="store_true")
     check.add_argument("--column", action="append", default=[], metavar="PART=NAME", help="such as prompt=question")
     check.add_argument("--held-out", metavar="FILE", help="held-out pairs, whose prompts are looked for in the data")
+    check.add_argument("--encoding", default="", metavar="NAME", help="of files that are not UTF-8, such as cp1252")
     check.add_argument("--step", action="append", default=[], help="mend or leave out rows, such as skip_damaged")
     fetch = command("fetch", run_fetch, "get a data set of the Hugging Face Hub as a file")
     fetch.add_argument("name", help="owner/name")
@@ -217,11 +218,12 @@ def resolve_target_machine(args: argparse.Namespace, workspace: Workspace) -> Ta
 def run_check(args: argparse.Namespace) -> int:
     columns = dict(one.partition("=")[::2] for one in args.column)
     wanted = {"pairs": args.data, "columns": columns, "steps": args.step, "held_out": args.held_out}
-    asked = parse_values(Data, wanted, "check")
+    asked = parse_values(Data, wanted | {"encoding": args.encoding}, "check")
     given = asked.columns if asked.columns.column_by_part else None
     with terminal.progress_bar() as going:
         options = data.CheckOptions(held_out_file(asked), asked.steps)
-        checked = data.check_dataset(data_path(args.data, "sample_pairs.jsonl"), given, options, going)
+        file = data_path(args.data, "sample_pairs.jsonl")
+        checked = data.check_dataset(file, given, options, going, asked.encoding)
     if args.json:
         terminal.print_json(checked)
     else:

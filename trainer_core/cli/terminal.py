@@ -8,6 +8,7 @@ import errno
 import io
 import json
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -40,15 +41,24 @@ ASCII_SIGNS = {"←": "<-", "→": "->", "…": "...", "✓": "+", "✗": "x", "
 STOP_MESSAGES = {"stop": Text("cli.stopping"), "end": Text("cli.ending")}
 
 
+CONTROL = re.compile("\x1b\\[(?:31|0)m|[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Our own red, and the characters by which a text could speak to the terminal: escapes, and marks that turn its direction."""
+
+
 def print_line(text: str = "") -> None:
-    sys.stdout.write(text + "\n")
+    """Print a text, which may quote data and file names: their control characters are shown, not obeyed."""
+    sys.stdout.write(show_controls(text) + "\n")
     sys.stdout.flush()
+
+
+def show_controls(text: str) -> str:
+    return CONTROL.sub(lambda found: found[0] if len(found[0]) > 1 else ascii(found[0])[1:-1], text)
 
 
 def print_error(text: str) -> None:
     """One sentence on stderr; if that is closed, only the exit code reports the error."""
     with contextlib.suppress(OSError):
-        sys.stderr.write(text + "\n")
+        sys.stderr.write(show_controls(text) + "\n")
         sys.stderr.flush()
 
 

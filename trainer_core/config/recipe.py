@@ -7,12 +7,13 @@ the preference tuning study · [TM] Thinking Machines 2025, LoRA without regret 
 
 from __future__ import annotations
 
+import codecs
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import core_schema
 
 from trainer_core.methods.base import Method, RowKind, Training
@@ -47,6 +48,17 @@ def check_chain(text: str) -> MethodChain:
     return MethodChain(text)
 
 
+def check_encoding(name: str) -> str:
+    """Python's name of a text encoding; empty if none is given."""
+    try:
+        found = codecs.lookup(name) if name else None
+        "".encode(found.name if found else "utf-8")  # a codec such as base64 is none for text
+    except LookupError as error:
+        raise ValueError(Text("recipe.unknown_encoding", encoding=name[:40])) from error
+    return found.name if found else ""
+
+
+EncodingName = Annotated[str, AfterValidator(check_encoding)]
 Precision = Literal["auto", "nf4", "bf16", "fp32"]
 TargetModules = Literal["all-linear", "attention", "mlp"]
 Template = Literal["own", "plain", "alpaca", "chatml"]
@@ -151,6 +163,8 @@ class Data(StrictModel):
     """How rows are repaired or removed, as chosen on the Data tab. Your file never changes."""
     template: Template = Field(default="own", title="Chat template")
     """Only for base models without a chat template. All others use their own."""
+    encoding: EncodingName = Field(default="", title="Text encoding")
+    """Of files that are not UTF-8, such as cp1252 or shift_jis. Empty: detected, or asked for if the bytes do not decide it."""
     columns: Columns = Columns()
 
     @property

@@ -195,7 +195,7 @@ class RowSource:
             DataError: see `SandboxReader.ask`; also damaged lines, another template's markers, chats if pairs are `wanted`.
         """
         tally, treatment, items = SkipLog(path.name), RemedyPipeline(steps), list[Item]()
-        for news in self.reader.ask(ReadRequest(path, self.columns_for(path), rows)):
+        for news in self.reader.ask(ReadRequest(path, self.columns_for(path), rows, encoding=self.data.encoding)):
             tally.add(news)
             if isinstance(news, SchemaDetected) and wanted and news.shape.kind != "pairs":
                 raise no_pairs_error(news)

@@ -56,13 +56,15 @@ class CheckOptions:
 
 @dataclass(frozen=True)
 class ReadRequest:
-    """What to read: a file or folder, a manual column mapping, and the number of rows from the top (None: all)."""
+    """What to read: a file or folder, a manual column mapping, the number of rows from the top (None: all), and the encoding of
+    files that are not UTF-8 (empty: detected)."""
 
     path: Path
     columns: Columns | None = None
     rows: int | None = None
     checkup: CheckOptions | None = None
     """Also check the rows, and return a report instead of the rows."""
+    encoding: str = ""
 
     def with_absolute_paths(self) -> ReadRequest:
         """The same request for a process in another folder."""
@@ -100,6 +102,7 @@ class PreviewRequest:
     """Requests the columns of a path and the detected schema."""
 
     path: Path
+    encoding: str = ""
 
     def with_absolute_paths(self) -> PreviewRequest:
         return replace(self, path=absolute_path(self.path))
@@ -200,7 +203,8 @@ def read_preview(glance: PreviewRequest, limits: FileLimits = FILE_LIMITS) -> Pr
     Raises:
         DataError: the file cannot be read, or none of its rows can.
     """
-    with open_file.open_data_file(open_file.find_data_files(glance.path).paths[0], limits) as file:
+    first = open_file.find_data_files(glance.path).paths[0]
+    with open_file.open_data_file(first, limits, glance.encoding) as file:
         survey, flaw = FileSurvey(), None
         for row in file.rows():
             if isinstance(row, RawRow):
@@ -229,7 +233,7 @@ def stream_rows(request: ReadRequest, limits: FileLimits = FILE_LIMITS) -> Itera
     yield from (FileNote(text) for text in found.notes)
     left, kinds = request.rows, dict[str, str]()
     for path in found.paths:
-        for news in stream_file(path, request.columns, left, limits):
+        for news in stream_file(path, replace(request, rows=left), limits):
             if isinstance(news, SchemaDetected):
                 kinds[news.shape.kind] = path.name
                 check_kinds(kinds, request.path)
@@ -245,31 +249,31 @@ def check_kinds(kinds: dict[str, str], path: Path) -> None:
         raise DataError("files.both_kinds", folder=path, pairs=kinds["pairs"], chats=kinds["chat"])
 
 
-def stream_file(path: Path, columns: Columns | None, most: int | None, limits: FileLimits) -> Iterator[ReadEvent]:
-    """The events of one file's first `most` rows, which also determine its schema.
+def stream_file(path: Path, request: ReadRequest, limits: FileLimits) -> Iterator[ReadEvent]:
+    """The events of one file's first rows, which also determine its schema.
 
     Raises:
         DataError: it has no rows at all, or see `detect.detect_schema`.
     """
-    with open_file.open_data_file(path, limits) as file:
+    with open_file.open_data_file(path, limits, request.encoding) as file:
         if file.encoding.note:
             yield FileNote(Text("encoding.note", file=file.name, note=file.encoding.note))
-        survey, clock = FileSurvey(columns), ReadTracker(file)
-        for row in islice(file.rows(), most):
+        survey, clock = FileSurvey(request.columns), ReadTracker(file)
+        for row in islice(file.rows(), request.rows):
             if isinstance(row, RawRow):
                 survey.add(row.values)
             yield from clock.count_row()
         if not clock.rows:
             raise DataError("files.no_rows", file=file.name)
         if not survey.rows:
-            yield from (row for row in islice(file.rows(), most) if isinstance(row, UnreadableRow))
+            yield from (row for row in islice(file.rows(), request.rows) if isinstance(row, UnreadableRow))
             return
         if survey.beyond:
             yield FileNote(Text("files.many_columns", file=file.name, limit=MAX_COLUMNS))
         found = detect.detect_schema(survey, file.name)
         yield SchemaDetected(file.name, file.format, found)
         clock.start_second_pass()
-        yield from convert_rows(islice(file.rows(), most), found, file, clock)
+        yield from convert_rows(islice(file.rows(), request.rows), found, file, clock)
 
 
 def convert_rows(

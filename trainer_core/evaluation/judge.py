@@ -6,31 +6,24 @@ when needed and sent only to the endpoint. Verdicts have their own file and neve
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Protocol
-from urllib.parse import urlsplit
 
-import httpx
-from pydantic import Field, ValidationError, field_validator
+from pydantic import ValidationError
 
-from trainer_core.errors import ConfigError, UserError
 from trainer_core.evaluation import prompts, statistics
+from trainer_core.evaluation.judge_endpoint import AskJudge, JudgeEndpoint, JudgeError
 from trainer_core.evaluation.votes import LanePair, Messages, Vote, append_record
 from trainer_core.runs.compare_events import ConfidenceInterval
 from trainer_core.runs.compare_requests import ChatMessage
 from trainer_core.runs.workspace import Workspace, ensure_dir
 from trainer_core.schema import StrictModel
-from trainer_core.system import redact
-from trainer_core.texts import Text
 
 JudgeAnswer = Literal["A", "B", "tie"]
-ANSWER_SECONDS = 120.0
-MAX_JUDGE_TOKENS = 16
 JUDGE_INSTRUCTION = (
     "Two assistants, A and B, answered the same conversation. Which answer helps its user more? Length alone is no merit, "
     "and the order of the two means nothing. Reply with one word: A, B or tie."
@@ -40,110 +33,6 @@ VERDICT_PATTERN = re.compile(
     re.IGNORECASE,
 )
 """A, **B**, "Verdict: tie", "A is better"; but not a sentence that begins with the article "A"."""
-KEY_VARIABLE_PATTERN = re.compile(r"[A-Z0-9_]*API_KEY|TUNEBENCH_JUDGE_KEY")
-"""Environment variables that may be sent to a judge."""
-
-
-class JudgeError(UserError):
-    """The judge cannot be asked, or its answer contains no verdict."""
-
-
-class JudgeEndpoint(StrictModel):
-    """A judge's address, and the name of the environment variable that holds its key."""
-
-    url: str = Field(default="", max_length=2_000, title="Judge's URL")
-    """Such as http://127.0.0.1:11434/v1 or https://api.openai.com/v1. Unless it is local, conversations leave this computer."""
-    model: str = Field(default="", max_length=200, title="Judge's model")
-    """The model's name at that endpoint."""
-    variable: str = Field(default="OPENAI_API_KEY", max_length=100, title="Variable with its key")
-    """The name of an environment variable that ends in API_KEY, or TUNEBENCH_JUDGE_KEY. The key itself is never typed here or
-    written to disk."""
-
-    @field_validator("variable")
-    @classmethod
-    def holds_a_judges_key(cls, name: str) -> str:
-        """Refuses other variables: the page also picks the address, and a password or the Hub's token must never go there."""
-        if not KEY_VARIABLE_PATTERN.fullmatch(name):
-            raise ValueError(Text("judge.wrong_variable", name=name))
-        return name
-
-    @property
-    def completions_url(self) -> str:
-        """The address of chat completions.
-
-        Raises:
-            ConfigError: the URL is invalid, or there is no model name.
-        """
-        try:
-            parts = urlsplit(self.url)
-            sound = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and self.url.isprintable()
-        except ValueError:  # such as a port that is not a number
-            sound = False
-        if not sound:
-            raise ConfigError("judge.bad_url", url=self.url)
-        if not self.model.strip():
-            raise ConfigError("judge.no_model")
-        return self.url.rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
-
-    @property
-    def api_key(self) -> str:
-        """The variable's value without surrounding whitespace; empty if it is not set.
-
-        Raises:
-            ConfigError: it contains a character that a header cannot hold. The message does not contain the key.
-        """
-        key = os.environ.get(self.variable, "").strip()
-        if odd := [at for at, one in enumerate(key, 1) if not "!" <= one <= "~"]:
-            raise ConfigError("judge.bad_key", variable=self.variable, at=odd[0], length=len(key))
-        return key
-
-
-AskJudge = Callable[[tuple[ChatMessage, ...]], str]
-"""Answers a conversation."""
-
-
-def make_ask_function(endpoint: JudgeEndpoint, client: httpx.Client) -> AskJudge:
-    """A function that asks the endpoint, without an Authorization header if the key is empty. Its answer never contains the key.
-
-    Raises:
-        ConfigError: the endpoint or its key is invalid.
-    """
-    place, key = endpoint.completions_url, endpoint.api_key
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-
-    def ask(messages: tuple[ChatMessage, ...]) -> str:
-        body = {
-            "model": endpoint.model,
-            "messages": [one.model_dump() for one in messages],
-            "temperature": 0,
-            "max_tokens": MAX_JUDGE_TOKENS,
-        }
-        try:
-            answer = client.post(place, json=body, headers=headers, timeout=ANSWER_SECONDS)
-            answer.raise_for_status()
-            return redact.redact_secret(completion_text(answer.json(), place), key)
-        except httpx.HTTPStatusError as error:
-            status = error.response.status_code
-            if status in (401, 403):
-                raise JudgeError("judge.key_refused", url=place, status=status, variable=endpoint.variable) from error
-            raise JudgeError("judge.refused", url=place, status=status) from error
-        except (httpx.HTTPError, ValueError) as error:
-            reason = redact.redact_secret(str(error), key) or type(error).__name__
-            raise JudgeError("judge.silent", url=place, reason=reason) from error
-
-    return ask
-
-
-def completion_text(answer: Any, place: str) -> str:
-    """The text of a chat completion.
-
-    Raises:
-        JudgeError: `answer` is not a chat completion.
-    """
-    try:
-        return str(answer["choices"][0]["message"]["content"] or "")
-    except (KeyError, IndexError, TypeError) as error:
-        raise JudgeError("judge.no_completion", url=place) from error
 
 
 @dataclass(frozen=True)

@@ -12,16 +12,8 @@ import httpx
 from trainer_core.config.recipe import Sampling
 from trainer_core.errors import UserError
 from trainer_core.evaluation import prompts, votes
-from trainer_core.evaluation.judge import (
-    MAX_JUDGE_TOKENS,
-    JudgeCase,
-    JudgeError,
-    JudgeProgress,
-    JudgeTask,
-    judge_case,
-    make_ask_function,
-    save_verdict,
-)
+from trainer_core.evaluation.judge import JudgeCase, JudgeProgress, JudgeTask, judge_case, save_verdict
+from trainer_core.evaluation.judge_endpoint import MAX_JUDGE_TOKENS, JudgeError, make_ask_function
 from trainer_core.evaluation.votes import Messages
 from trainer_core.jobs.comparison import CompareSession, new_ask_id
 from trainer_core.jobs.registry import RunRegistry

@@ -72,6 +72,7 @@ def hub_errors(name: str) -> Iterator[None]:
     Raises:
         ModelError: instead of the Hub's own error.
     """
+    import httpx
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
@@ -84,6 +85,8 @@ def hub_errors(name: str) -> Iterator[None]:
         raise ModelError("model_hub.out_of_reach", name=name) from error
     except HfHubHTTPError as error:
         raise ModelError("model_hub.refused", name=name, answer=str(error).splitlines()[0]) from error
+    except httpx.HTTPError as error:  # the line broke, or redirects without end
+        raise ModelError("model_hub.broken_off", name=name, reason=str(error) or type(error).__name__) from error
 
 
 def is_hub_online() -> bool:

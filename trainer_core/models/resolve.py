@@ -121,7 +121,7 @@ def check_tokenizer_folder(folder: Path) -> Path:
 
 def read_safe_config(folder: Path) -> dict[str, Any]:
     """The config.json of a folder without links to elsewhere and without requests for code."""
-    for path in folder.iterdir():
+    for path in (*folder.iterdir(), *folder.glob(f"{template_sandbox.MORE_TEMPLATES}/*")):
         check_file_location(path, folder)
     config = read_config(folder)
     check_configs(folder)

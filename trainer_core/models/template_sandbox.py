@@ -37,6 +37,10 @@ SECONDS_EACH, SECONDS_PER_LETTER = 0.01, 2e-6
 LIMITS = ChildLimits(answer_seconds=30)
 """For systems that do not count processor time, or a very busy processor."""
 MEMORY_BYTES = 512 << 20
+MORE_TEMPLATES = "additional_chat_templates"
+"""A folder that transformers reads beside chat_template.jinja."""
+MAX_TEMPLATE_BYTES = 1 << 20
+"""Real templates take up to 30 KB."""
 MAX_LETTERS, MAX_GROWTH = 100_000, 4
 """Output limit in characters: a base plus a multiple of the conversation's own; real templates stay below 3,000."""
 TEST_CHAT = (("system", "Be brief."), ("user", "Hello"), ("assistant", "Hi"), ("user", "Bye"))
@@ -68,9 +72,16 @@ def check_templates(folder: Path) -> None:
 
 
 def find_templates(folder: Path) -> Iterator[tuple[str, str]]:
-    """Pairs of file and template. A file that is not JSON has none; its reader reports the error."""
-    for path in (*folder.glob("*.jinja"), *folder.glob("additional_chat_templates/*.jinja")):
-        yield path.relative_to(folder).as_posix(), path.read_text(encoding="utf-8", errors="replace")
+    """Pairs of file and template. A file that is not JSON has none; its reader reports the error.
+
+    Raises:
+        ModelError: a template is too large.
+    """
+    for path in (*folder.glob("*.jinja"), *folder.glob(f"{MORE_TEMPLATES}/*.jinja")):
+        name = path.relative_to(folder).as_posix()
+        if (size := path.stat().st_size) > MAX_TEMPLATE_BYTES:
+            raise ModelError("chat_template.large", file=f"{folder.name}/{name}", size=size, most=MAX_TEMPLATE_BYTES)
+        yield name, path.read_text(encoding="utf-8", errors="replace")
     for name in ("tokenizer_config.json", "chat_template.json", "processor_config.json"):
         try:
             config = json.loads((folder / name).read_bytes())

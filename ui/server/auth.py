@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from socket import socket
 from urllib.parse import parse_qs, urlsplit
+from weakref import WeakValueDictionary
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
@@ -135,7 +136,7 @@ class AuthMiddleware:
         names = ("127.0.0.1", "localhost", "[::1]", *([own] if own else []), *keys.names)
         self.hosts = {f"{name}:{place.port}" for name in names}
         self.cookie = f"tunebench-{place.port}"
-        self.login_lock = asyncio.Lock()
+        self.login_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -185,11 +186,12 @@ class AuthMiddleware:
         raise RequestRejected(401, Text("access.no_key"))
 
     async def log_in(self, request: Request) -> Response:
-        """Give the cookie for the right password; guesses are checked one at a time."""
+        """Give the cookie for the right password. Guesses of one address are checked one at a time, and keep no other waiting."""
         if int(request.headers.get("content-length") or MAX_FORM_BYTES + 1) > MAX_FORM_BYTES:
             raise RequestRejected(413, Text("access.long_password"))
         given = parse_qs((await request.body()).decode("utf-8", "replace")).get("password", [""])[0]
-        async with self.login_lock:
+        lock = self.login_locks.setdefault(request.client.host if request.client else "", asyncio.Lock())
+        async with lock:
             if is_same_secret(given, self.keys.password):
                 return self.set_cookie(self.keys.network_secret)
             await asyncio.sleep(WRONG_PASSWORD_SECONDS)

@@ -18,6 +18,7 @@ from starlette.responses import Response
 
 from trainer_core.diagnosis import html_report
 from trainer_core.diagnosis.series import thin_points
+from trainer_core.errors import ConfigError
 from trainer_core.jobs.registry import RunRegistry
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.runs import run_folder
@@ -85,15 +86,16 @@ class Cursor(StrictModel):
 
 def build_live_channel(supervisor: Supervisor) -> gr.HTML:
     """An invisible element whose script polls and updates the page."""
-
     rows = run_list.RunRows(supervisor.registry)
-    # Fill the cache before Runs is opened: reading all runs takes a while.
-    threading.Thread(target=rows, name="rows", daemon=True).start()
+    threading.Thread(target=rows, name="rows", daemon=True).start()  # reads all runs before the Runs tab is opened
 
     def poll(cursor: Any = None) -> Response:
-        held = parse_values(Cursor, cursor or {}, "cursor")
+        try:
+            held = parse_values(Cursor, cursor or {}, "cursor")
+        except ConfigError as error:  # no page of ours
+            return Response(str(error), 400)
+        # a Response, because Gradio would search every number for conversions: 30 ms for 10,000 points
         answer = encode_answer(strip_unchanged(page_update(supervisor, held, rows), held))
-        # A Response, because Gradio would search every number for conversions: 30 ms for 10,000 points.
         return Response(answer, media_type="application/json")
 
     def render_report(run_id: str) -> str:

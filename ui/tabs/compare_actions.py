@@ -8,7 +8,8 @@ from pydantic import Field
 
 from trainer_core.errors import BusyError, ConfigError, DataError
 from trainer_core.evaluation import preference_data, prompts, votes
-from trainer_core.evaluation.judge import JudgeEndpoint, JudgeTask
+from trainer_core.evaluation.judge import JudgeTask
+from trainer_core.evaluation.judge_endpoint import JudgeEndpoint
 from trainer_core.evaluation.prompts import score_request
 from trainer_core.jobs import blind_voting
 from trainer_core.jobs.comparison import CompareSession, lane_messages, new_ask_id

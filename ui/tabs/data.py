@@ -12,8 +12,9 @@ from gradio.utils import get_upload_folder
 from pydantic import Field
 
 from trainer_core import data
-from trainer_core.config.recipe import SAMPLE, Columns, Data, RemedyName
+from trainer_core.config.recipe import SAMPLE, Columns, Data, EncodingName, RemedyName
 from trainer_core.data import uploads
+from trainer_core.data.files.encoding import ROW_SEPARATOR
 from trainer_core.data.hub import datasets
 from trainer_core.data.preview import MeasureRequest, TokenPreview, TokenRowRequest
 from trainer_core.data.read_events import ReadProgress
@@ -41,12 +42,13 @@ class DataQuery(StrictModel):
     steps: tuple[RemedyName, ...] = ()
     held_out: str | None = Field(default=None, max_length=4096, title="Held-out pairs")
     rows: int | None = Field(default=None, ge=1)
+    encoding: EncodingName = ""
     ticket: str = Field(default="", max_length=64)
     """The page's id for this check, to query its progress or stop it."""
 
     def read_request(self, file: Path, held_out: Path | None) -> ReadRequest:
         columns = self.columns if self.columns.column_by_part else None
-        return ReadRequest(file, columns, self.rows, CheckOptions(held_out, self.steps))
+        return ReadRequest(file, columns, self.rows, CheckOptions(held_out, self.steps), self.encoding)
 
 
 class ColumnMapping(StrictModel):
@@ -90,11 +92,18 @@ class DataActions:
         self.preview = TokenPreview(workspace)
 
     def inspect_file(self, query: DataQuery) -> Reply:
-        """The columns and detected format, and the mapping saved for these columns; for a Hub data set, its parts."""
+        """The columns and detected format, and the mapping saved for these columns. For a Hub data set, its parts. For a file
+        whose encoding is not clear, how each likely one reads it."""
         if datasets.is_dataset_name(query.source):
             return {"parts": [asdict(part) for part in datasets.list_splits(query.source)]}
         file = self._resolve_file(query.source)
-        seen = data.preview_dataset(file)
+        try:
+            seen = data.preview_dataset(file, query.encoding)
+        except DataError as error:
+            if error.text.code != "encoding.unsure":
+                raise
+            readings = [line.partition(": ") for line in error.text.params["choices"].splitlines()]
+            return {"encodings": [{"name": name, "rows": rows.split(ROW_SEPARATOR)} for name, _, rows in readings]}
         known = uploads.load_mapping(self.workspace, [column.name for column in seen.columns])
         return {**asdict(seen), "source": str(file), "remembered": known.column_by_part if known else None}
 

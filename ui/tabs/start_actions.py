@@ -17,6 +17,7 @@ from trainer_core.config.recipe import (
     STARTER,
     Columns,
     Data,
+    EncodingName,
     MethodChain,
     Recipe,
     RemedyName,
@@ -278,17 +279,17 @@ class UsedData(StrictModel):
     columns: Columns
     steps: tuple[RemedyName, ...]
     template: Template = "own"
+    encoding: EncodingName = ""
     held_out: str | None = None
     length: int | None = None
     """A length chosen in the preview; None keeps the recipe's."""
 
     def apply_to(self, recipe: Recipe) -> Recipe:
         """The recipe on this data, without its preference stage if there are no rejected answers."""
-        if self.source == SAMPLE_CHATS:
-            data = Data(pairs=None, chat=SAMPLE, steps=self.steps, template=self.template)
-        else:
-            files = {"pairs": self.source, "held_out": self.held_out}
-            data = Data(**files, columns=self.columns, steps=self.steps, template=self.template)
+        chats = self.source == SAMPLE_CHATS
+        kept = {"steps", "template"} if chats else {"steps", "template", "columns", "encoding", "held_out"}
+        files = {"pairs": None, "chat": SAMPLE} if chats else {"pairs": self.source}
+        data = Data(**files, **self.model_dump(include=kept))
         imitating = [stage for stage in recipe.method.stages if METHODS[stage].rows == "chat"] or CHAT_METHODS
         method = MethodChain(imitating[0]) if self.kind == "chat" else recipe.method
         longer = {"max_length": self.length} if self.length else {}
@@ -306,8 +307,7 @@ def preview_settings(recipe: Recipe) -> str:
         "template": used.template,
         "source": used.pairs or (SAMPLE_CHATS if used.chat == SAMPLE else used.chat),
         "columns": used.columns.column_by_part,
-        "steps": used.steps,
-        "held_out": used.held_out,
+        **used.model_dump(include={"encoding", "steps", "held_out"}),
     }
     return json.dumps(settings)
 

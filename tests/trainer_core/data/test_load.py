@@ -246,3 +246,24 @@ def test_rows_that_the_length_leaves_nothing_of_are_not_counted(tmp_path: Path, 
             > sum(one <= fits - 64 for one in whole.wholes["dpo"])
         )
     assert found.rows["sft"] == whole.rows["sft"]
+
+
+@pytest.mark.parametrize("kind", ["plain text", "begins with the assistant"])
+def test_rows_without_a_prompt_are_held_out_too(tmp_path: Path, kind: str) -> None:
+    """Each is its own prompt: of a thousand with none, a twentieth is held out, and no more is left out."""
+    if kind == "plain text":
+        rows: list[Row] = [{"text": f"Chapter {n} of a long book."} for n in range(100)]
+    else:
+        asked = {"role": "assistant", "content": "How can I help?"}
+        rows = [
+            {
+                "messages": [
+                    asked,
+                    {"role": "user", "content": f"With {n}."},
+                    {"role": "assistant", "content": "Gladly."},
+                ]
+            }
+            for n in range(100)
+        ]
+    loaded = load_data(Data(pairs=None, chat=saved(tmp_path / "rows.jsonl", rows)), MethodChain("sft"))
+    assert (len(loaded.chats), len(loaded.held_out_chats)) == (84, 16)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,7 +17,8 @@ import pytest
 from tests.trainer_core.jobs.test_blind_voting import ask, contest, supervisor  # noqa: F401  (fixtures)
 from trainer_core.errors import ConfigError
 from trainer_core.evaluation import judge, votes
-from trainer_core.evaluation.judge import JudgeCase, JudgeEndpoint, JudgeError, JudgeTask, JudgeVerdict
+from trainer_core.evaluation.judge import JudgeCase, JudgeTask, JudgeVerdict
+from trainer_core.evaluation.judge_endpoint import JudgeEndpoint, JudgeError, make_ask_function
 from trainer_core.evaluation.votes import LanePair
 from trainer_core.jobs import blind_voting
 from trainer_core.jobs.judging import JudgeRun
@@ -85,7 +89,7 @@ def likes(words: str) -> Callable[[str], str]:
 
 def verdict(one: Judge, case: JudgeCase = CASE) -> JudgeVerdict:
     with httpx.Client(trust_env=False) as client:
-        return judge.judge_case(case, judge.make_ask_function(one.endpoint, client), "judge-1")
+        return judge.judge_case(case, make_ask_function(one.endpoint, client), "judge-1")
 
 
 KEY = "sk-canary-0123456789"
@@ -104,7 +108,7 @@ def test_a_key_that_no_header_can_hold_is_refused_by_its_name(monkeypatch, inner
     monkeypatch.setenv("TEST_API_KEY", f"{KEY[:9]}{inner}{KEY[9:]}")
     endpoint = JudgeEndpoint(url="http://127.0.0.1:9/v1", model="m", variable="TEST_API_KEY")
     with httpx.Client() as client, pytest.raises(ConfigError) as refused:
-        judge.make_ask_function(endpoint, client)
+        make_ask_function(endpoint, client)
     assert refused.value.text == Text("judge.bad_key", variable="TEST_API_KEY", at=10, length=len(KEY) + len(inner))
     assert "canary" not in str(refused.value) and "6789" not in str(refused.value)
 
@@ -223,3 +227,57 @@ def test_no_other_variable_is_sent_to_a_judge(name: str) -> None:
     with pytest.raises(ConfigError, match="cannot be the variable with a judge's key. Its name must end in API_KEY"):
         parse_values(JudgeEndpoint, {"url": "http://evil.example", "model": "m", "variable": name}, "")
     assert JudgeEndpoint(variable="TUNEBENCH_JUDGE_KEY").variable
+
+
+def endless(write: Callable[[bytes], object]) -> None:
+    while True:
+        write(b" " * 65_536)
+
+
+def drip(write: Callable[[bytes], object]) -> None:
+    for _ in range(600):
+        write(b" ")
+        time.sleep(0.05)
+
+
+RAW_ANSWERS: dict[str, tuple[dict[str, str], Callable[[Callable[[bytes], object]], object], str]] = {
+    "endless": ({}, endless, "judge.too_long"),
+    "a byte now and then": ({}, drip, "judge.too_slow"),
+    "packed": ({"Content-Encoding": "gzip"}, lambda write: write(gzip.compress(b" " * (64 << 20))), "judge.packed"),
+    "nested deep": ({}, lambda write: write(b"[" * 100_000), "judge.silent"),
+    "not UTF-8": ({}, lambda write: write(b"\xff\xfe"), "judge.silent"),
+    "nothing": ({}, lambda write: None, "judge.silent"),
+}
+
+
+@pytest.mark.parametrize("name", RAW_ANSWERS)
+def test_an_endpoint_cannot_take_memory_or_time(name: str) -> None:
+    headers, write, code = RAW_ANSWERS[name]
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            for header in headers.items():
+                self.send_header(*header)
+            self.end_headers()
+            with contextlib.suppress(OSError):  # the client has hung up
+                write(self.wfile.write)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server, httpx.Client() as client:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        endpoint = JudgeEndpoint(url=f"http://127.0.0.1:{server.server_port}/v1", model="m", variable="TEST_API_KEY")
+        with pytest.raises(JudgeError) as refused:
+            make_ask_function(endpoint, client, seconds=1.0)((ChatMessage(role="user", content="?"),))
+        assert refused.value.text.code == code
+        server.shutdown()
+
+
+def test_a_password_in_the_address_is_refused_and_not_shown() -> None:
+    endpoint = JudgeEndpoint(url="https://me:hunter2@example.com/v1", model="m", variable="TEST_API_KEY")
+    with pytest.raises(ConfigError) as refused:
+        _ = endpoint.completions_url
+    assert refused.value.text.code == "judge.url_with_password" and "hunter2" not in str(refused.value)

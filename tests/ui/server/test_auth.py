@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import socket
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.responses import Response
 
 import app as application
@@ -352,3 +354,28 @@ def test_no_byte_from_outside_comes_out(served: App, cookie: str, tmp_path: Path
                 assert not any(mark in body for mark in marks), (prefix, place)
                 tried += 1
     assert tried == len(places) * len(PREFIXES) * len(WAYS)
+
+
+def login_request(address: str, password: str) -> Request:
+    body = f"password={password}".encode()
+
+    async def receive() -> dict[str, object]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    headers = [(b"content-length", str(len(body)).encode())]
+    scope = {"type": "http", "method": "POST", "path": auth.LOGIN_PATH, "headers": headers, "client": (address, 1)}
+    return Request(scope, receive)
+
+
+def test_one_address_that_guesses_keeps_no_other_waiting(tmp_path: Path) -> None:
+    async def nothing(*_: object) -> None: ...
+
+    async def try_both() -> int:
+        guard = auth.AuthMiddleware(nothing, auth.AccessKeys(tmp_path, "http://127.0.0.1:1", PASSWORD))
+        guessing = guard.login_locks.setdefault("10.0.0.1", asyncio.Lock())
+        async with guessing:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(guard.log_in(login_request("10.0.0.1", PASSWORD)), 0.1)
+            return (await asyncio.wait_for(guard.log_in(login_request("10.0.0.2", PASSWORD)), 10)).status_code
+
+    assert asyncio.run(try_both()) == 303

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import codecs
 import io
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from trainer_core.data.files import legacy_encoding
 from trainer_core.errors import DataError
 from trainer_core.texts import NO_TEXT, Text
 
@@ -20,8 +22,12 @@ BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-MIN_GUESS_BYTES = 32
-"""With fewer non-ASCII bytes, statistics guess worse than the most common encoding."""
+LEGACY_SAMPLE_BYTES = 1 << 20
+"""Bytes of the lines that are not UTF-8, from which their encoding is guessed."""
+ROW_SEPARATOR = "  ⏎  "
+"""Between the rows that show how an encoding reads a file."""
+ESCAPES = (b"\x1b$", b"\x1b(")
+"""Beginnings of ISO 2022 sequences, whose bytes are all ASCII (Japanese mail and old Korean text)."""
 
 
 @dataclass(frozen=True)
@@ -35,28 +41,52 @@ class TextEncoding:
 UTF8 = TextEncoding("utf-8")
 
 
-def detect_encoding(from_start: Callable[[], BinaryIO]) -> TextEncoding:
+def detect_encoding(from_start: Callable[[], BinaryIO], name: str, named: str = "") -> TextEncoding:
     """The encoding of a text file. Reads it once from end to end if it has no byte order mark.
 
     A file in UTF-8 except for a few lines counts as UTF-8: the reader reports its bad lines one by one.
+
+    Args:
+        name: of the file.
+        named: the user's encoding for files that are not UTF-8.
+
+    Raises:
+        DataError: it is not clear; the error shows how the likeliest encodings read the file.
     """
     head = from_start().read(SAMPLE_BYTES)
+    if found := detect_unicode(head):
+        return found
+    if is_utf8(from_start()) and not any(escape in head for escape in ESCAPES):
+        return UTF8
+    return detect_legacy(from_start(), name, named)
+
+
+def detect_unicode(head: bytes) -> TextEncoding | None:
+    """The encoding that a byte order mark or zero bytes tell."""
     for mark, name in BOMS:
         if head.startswith(mark):
             return TextEncoding(name, NO_TEXT if name == "utf-8-sig" else Text("encoding.by_mark", name=name.upper()))
-    if wide := detect_utf16(head):
-        return TextEncoding(wide, Text("encoding.by_zeros", name=wide.upper()))
-    return UTF8 if is_utf8(from_start()) else detect_legacy(from_start())
+    wide = detect_utf16(head) if b"\0" in head else None
+    return TextEncoding(wide, Text("encoding.by_zeros", name=wide.upper())) if wide else None
 
 
 def detect_utf16(head: bytes) -> str | None:
-    """UTF-16 text in Latin script has a zero in most of its odd (little endian) or even (big endian) places."""
-    half = max(1, len(head) // 2)
-    if head[1::2].count(0) > 0.4 * half and head[::2].count(0) < 0.1 * half:
-        return "utf-16-le"
-    if head[::2].count(0) > 0.4 * half and head[1::2].count(0) < 0.1 * half:
-        return "utf-16-be"
-    return None
+    """The byte order in which the bytes are text: line ends, blanks and marks of JSON or CSV are ASCII in every language."""
+    scores = {codec: count_ascii_text(head, codec) for codec in ("utf-16-le", "utf-16-be")}
+    best = max(scores, key=scores.__getitem__)
+    return best if scores[best] > 0 else None
+
+
+def count_ascii_text(head: bytes, codec: str) -> int:
+    """ASCII characters of the text, less those that mean nothing; -1 if it is none."""
+    try:
+        text = codecs.getincrementaldecoder(codec)().decode(head)
+    except UnicodeDecodeError:
+        return -1
+    plain = sum(" " <= letter <= "~" or letter in "\t\r\n" for letter in text)
+    return plain - 10 * sum(
+        unicodedata.category(letter) in ("Cc", "Cn", "Co") and letter not in "\t\r\n" for letter in text
+    )
 
 
 def is_utf8(file: BinaryIO) -> bool:
@@ -70,36 +100,37 @@ def is_utf8(file: BinaryIO) -> bool:
     return True
 
 
-def detect_legacy(file: BinaryIO) -> TextEncoding:
+def detect_legacy(file: BinaryIO, name: str, named: str) -> TextEncoding:
     """UTF-8 with bad lines, or a legacy encoding, decided by the lines that are not plain ASCII."""
-    good, bad, first = 0, bytearray(), 0
+    good, bad, sample, first = 0, 0, bytearray(), 0
     for number, line in enumerate(iter(lambda: file.readline(CHUNK_BYTES), b""), start=1):
-        if line.isascii():
+        escaped = any(escape in line for escape in ESCAPES)
+        if line.isascii() and not escaped:
             continue
-        try:
-            line.decode()
+        if not escaped and is_utf8(io.BytesIO(line)):
             good += 1
-        except UnicodeDecodeError:
-            first = first or number
-            bad += line[: SAMPLE_BYTES - len(bad)]
-    if good:
+            continue
+        bad, first = bad + 1, first or number
+        if len(sample) < LEGACY_SAMPLE_BYTES:
+            sample += line
+    if good >= bad:
         return UTF8
-    name = guess_legacy(bytes(bad))
-    return TextEncoding(name, Text("encoding.guessed", line=first, name=name))
-
-
-def guess_legacy(sample: bytes) -> str:
-    """The likeliest encoding of lines that are not UTF-8; with few non-ASCII bytes Windows-1252, or Latin-1 if that fails."""
-    if sum(byte > 127 for byte in sample) >= MIN_GUESS_BYTES:
-        from charset_normalizer import from_bytes
-
-        if best := from_bytes(sample).best():
-            return best.encoding
+    if named:
+        return TextEncoding(named, Text("encoding.named", name=named))
     try:
-        sample.decode("cp1252")
-    except UnicodeDecodeError:
-        return "latin-1"
-    return "cp1252"
+        found = legacy_encoding.guess_encoding(bytes(sample))
+    except legacy_encoding.UnsureEncoding as unsure:
+        raise unsure_error(name, first, unsure) from unsure
+    return TextEncoding(found, Text("encoding.guessed", line=first, name=found))
+
+
+def unsure_error(file: str, line: int, unsure: legacy_encoding.UnsureEncoding) -> DataError:
+    if not unsure.candidates:
+        return DataError("encoding.unknown", file=file, line=line)
+    choices = "\n".join(
+        f"{name}: {ROW_SEPARATOR.join(rows)}" for name, rows in legacy_encoding.describe_choices(unsure.candidates)
+    )
+    return DataError("encoding.unsure", file=file, line=line, choices=choices, example=unsure.candidates[0].name)
 
 
 def open_as_utf8(file: BinaryIO, encoding: TextEncoding, name: str) -> BinaryIO:

@@ -15,6 +15,7 @@ from trainer_core.system.format import MIB
 from trainer_core.texts import NO_TEXT, VERBATIM, Text
 
 TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}"]', re.DOTALL)
+LONG_INTEGER = re.compile(rb"[\s:,\[]-?\d{19,}+(?![\d.eE])")
 SEPARATORS = re.compile(rb"[\s,]*+")
 SYNTAX_REASONS = {
     "unexpected end of data": Text("json.cut_off"),
@@ -65,6 +66,8 @@ def parse_row(text: bytes, limits: FileLimits) -> dict[str, Any] | JsonError:
         value = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         return syntax_error(text, error)
+    if LONG_INTEGER.search(text):
+        value = parse_long_integers(text, value)
     found = as_object(value)
     if isinstance(found, JsonError):
         return found
@@ -73,6 +76,14 @@ def parse_row(text: bytes, limits: FileLimits) -> dict[str, Any] | JsonError:
     except RecursionError:
         return JsonError(Text("json.deeper", levels=limits.depth))
     return found if quotes == count_text_quotes(text) else reject_duplicate_keys(text, found)
+
+
+def parse_long_integers(text: bytes, rounded: Any) -> Any:
+    """The same value with its integers of more than 64 bits digit by digit, where orjson has rounded them."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):  # more digits than Python reads
+        return rounded
 
 
 def as_object(value: Any) -> dict[str, Any] | JsonError:

@@ -117,8 +117,8 @@ class OpenFile:
 
 
 @contextmanager
-def open_data_file(path: Path, limits: FileLimits = FILE_LIMITS) -> Iterator[OpenFile]:
-    """A file with its rows one by one, in bounded memory.
+def open_data_file(path: Path, limits: FileLimits = FILE_LIMITS, named: str = "") -> Iterator[OpenFile]:
+    """A file with its rows one by one, in bounded memory. named: the user's encoding for files that are not UTF-8.
 
     Raises:
         DataError: here or while the rows are read: unreadable, empty, of unknown format, or beyond a limit.
@@ -137,7 +137,7 @@ def open_data_file(path: Path, limits: FileLimits = FILE_LIMITS) -> Iterator[Ope
             return unpack_gzip(raw, path.name, limits)
 
         form = detect_format(path, rewind)
-        found = encoding.UTF8 if form == "parquet" else encoding.detect_encoding(rewind)
+        found = encoding.UTF8 if form == "parquet" else encoding.detect_encoding(rewind, path.name, named)
 
         def rows() -> Iterator[RawRow | UnreadableRow]:
             return limit_rows(
@@ -221,7 +221,9 @@ def detect_format(path: Path, rewind: Callable[[], BinaryIO]) -> FileFormat:
 
 def starts_with_row(file: BinaryIO, head: bytes) -> bool:
     """Is the first line an object on its own, or does it look like one followed by another?"""
-    found = encoding.detect_encoding(lambda: io.BytesIO(head))
+    found = encoding.detect_unicode(head) or encoding.TextEncoding(
+        "latin-1"
+    )  # JSON's own marks are ASCII in all others
     lines = encoding.open_as_utf8(file, found, "")
     first, second = (lines.readline(FILE_LIMITS.line_bytes).strip() for _ in range(2))
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -21,6 +22,10 @@ CSV_REASONS = {
     "new-line character seen": Text("csv.carriage_return"),
 }
 DELIMITERS = ",\t;|"
+MAX_CSV_COLUMNS = 10_000
+"""A row's cells are checked one by one, and columns by twos."""
+SEPARATOR_LINE = re.compile(r"\ufeff?sep=([,\t;|])\r?\n?", re.IGNORECASE)
+"""The first line by which a file tells Excel its separator."""
 
 
 class RawRow(NamedTuple):
@@ -117,12 +122,16 @@ def csv_rows(file: BinaryIO, name: str, limits: FileLimits) -> Iterator[RawRow |
     """Rows of a table whose first line names the columns."""
     csv.field_size_limit(limits.line_bytes)
     texts = decode_lines(file, name, limits)
-    first = next(texts)
-    table = csv.reader(chain([first], texts), delimiter=max(DELIMITERS, key=first.count), strict=True)
+    first, skipped = next(texts), 0
+    delimiter = max(DELIMITERS, key=first.count)
+    if named := SEPARATOR_LINE.fullmatch(first):
+        delimiter, first, skipped = named[1], next(texts, ""), 1
+    spaced = f"{delimiter} " in first and first.count(f"{delimiter} ") == first.count(delimiter)
+    table = csv.reader(chain([first], texts), delimiter=delimiter, strict=True, skipinitialspace=spaced)
     header = read_column_names(table, name)
     row = 0
     while True:
-        line = table.line_num + 1
+        line = table.line_num + 1 + skipped
         try:
             cells = next(table, None)
         except csv.Error as error:
@@ -146,8 +155,12 @@ def read_column_names(table: Iterator[list[str]], name: str) -> list[str]:
         header = next(table)
     except csv.Error as error:
         raise DataError("csv.bad_header", file=name, fault=csv_fault(error)) from error
+    if len(header) > MAX_CSV_COLUMNS:
+        raise DataError("csv.too_many_columns", file=name, columns=len(header), limit=MAX_CSV_COLUMNS)
     if wrong := find_cell_error(header, header):
         raise DataError("csv.bad_header", file=name, fault=wrong[0])
+    # pandas' index and Excel's empty columns have no name
+    header = [column or f"column {number}" for number, column in enumerate(header, start=1)]
     double = next((column for column in header if header.count(column) > 1), None)
     if double is not None:
         raise DataError("csv.repeated_column", file=name, column=double[:40])

@@ -11,10 +11,10 @@ import sys
 from collections.abc import Iterator
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from trainer_core import data
-from trainer_core.config.recipe import STARTER, Columns, Template
+from trainer_core.config.recipe import STARTER, Template
 from trainer_core.data.preview.protocol import (
     MeasuredLengths,
     MeasureRequest,
@@ -42,6 +42,14 @@ MAX_MEASURED_ROWS = 5_000
 """Rows to measure, an evenly spaced sample of the cached ones: about five seconds on one core."""
 
 
+class RowsKey(NamedTuple):
+    """The identity of rows: their request, and when the file last changed."""
+
+    request: ReadRequest
+    steps: tuple[str, ...]
+    stamp: float
+
+
 def serve_tokens(kind: type[TokenRowRequest | MeasureRequest], /, **fields: Any) -> Iterator[Any]:
     request = kind(**fields)
     if not request_tokenizer(request).chat_template:
@@ -61,37 +69,36 @@ def preview_row(request: TokenRowRequest) -> RowPreview:
 
 
 def measure_row_lengths(request: MeasureRequest) -> MeasuredLengths:
-    kept = sample_extents(*rows_cache_key(request), resolve_model_folder(request.model), request.template)
+    kept = sample_extents(rows_cache_key(request), resolve_model_folder(request.model), request.template)
     lengths = sorted(row.end for _, row in kept)
     return MeasuredLengths(lengths, len(preview_rows(request)), tuple(length_findings(kept, request.length)))
 
 
 @lru_cache(maxsize=2)
-def sample_extents(
-    source: str, columns: Columns, steps: tuple[str, ...], stamp: float, model: str, template: Template
-) -> tuple[tuple[UsableRow, RowExtent], ...]:
+def sample_extents(rows: RowsKey, model: str, template: Template) -> tuple[tuple[UsableRow, RowExtent], ...]:
     """An evenly spaced sample of the rows, with their extents."""
-    kept = load_usable_rows(source, columns, steps, stamp)
+    kept = load_usable_rows(rows)
     some = kept[:: -(-len(kept) // MAX_MEASURED_ROWS) or 1]
     return tuple(zip(some, row_extents(load_once(model, template), [one.item for one in some]), strict=True))
 
 
 def preview_rows(request: RowsRequest) -> tuple[UsableRow, ...]:
-    return load_usable_rows(*rows_cache_key(request))
+    return load_usable_rows(rows_cache_key(request))
 
 
-def rows_cache_key(request: RowsRequest) -> tuple[str, Columns, tuple[str, ...], float]:
-    """The identity of the rows: their request, and when the file last changed."""
+def rows_cache_key(request: RowsRequest) -> RowsKey:
     path = data_path(request.source, "sample_pairs.jsonl")
-    return str(path), request.columns, request.steps, path.stat().st_mtime if os.path.exists(path) else 0.0
+    columns = request.columns if request.columns.column_by_part else None
+    stamp = path.stat().st_mtime if os.path.exists(path) else 0.0
+    return RowsKey(ReadRequest(path, columns, encoding=request.encoding), request.steps, stamp)
 
 
 @lru_cache(maxsize=2)
-def load_usable_rows(source: str, columns: Columns, steps: tuple[str, ...], stamp: float) -> tuple[UsableRow, ...]:
+def load_usable_rows(rows: RowsKey) -> tuple[UsableRow, ...]:
     """The rows that training gets from a file, in file order, after the steps."""
-    treatment, kept = RemedyPipeline(steps), list[UsableRow]()
+    treatment, kept = RemedyPipeline(rows.steps), list[UsableRow]()
     with data.SandboxReader() as reader:
-        for news in reader.ask(ReadRequest(Path(source), columns if columns.column_by_part else None)):
+        for news in reader.ask(rows.request):
             if isinstance(news, UsableRow) and not (outcome := treatment.apply(news)).left_out:
                 kept.append(UsableRow(news.file, news.row, news.line, outcome.item))
             if len(kept) == MAX_PREVIEW_ROWS:

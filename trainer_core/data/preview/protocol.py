@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from trainer_core.config.recipe import Columns, RemedyName, Template
+from trainer_core.config.recipe import Columns, EncodingName, RemedyName, Template
 from trainer_core.data.quality.report import DataFinding
 from trainer_core.schema import StrictModel
 
@@ -20,6 +20,7 @@ class RowsRequest(StrictModel):
     steps: tuple[RemedyName, ...] = ()
     model: str
     template: Template = "own"
+    encoding: EncodingName = ""
     length: int = Field(ge=1)
 
 

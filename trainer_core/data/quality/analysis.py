@@ -39,7 +39,7 @@ from trainer_core.data.stream import CheckOptions, ReadRequest, stream_rows
 from trainer_core.texts import Text
 
 if TYPE_CHECKING:
-    from trainer_core.config.recipe import Columns
+    pass
 
 MIN_TRIAL_ROWS, MIN_STEADY_ROWS = 30, 200
 """Fewer rows than the first only allow a trial; from the second on, training is steadier [field]."""
@@ -56,7 +56,7 @@ def analyse_data(request: ReadRequest) -> Iterator[ReadProgress | DataReport]:
         DataError: see `data/stream.py`; also for an unknown step.
     """
     checkup = request.checkup or CheckOptions()
-    examiner = DataAnalysis(checkup, held_out_prompts(checkup, request.columns))
+    examiner = DataAnalysis(checkup, held_out_prompts(checkup, request))
     for news in stream_rows(request):
         if isinstance(news, ReadProgress):
             yield news
@@ -64,11 +64,12 @@ def analyse_data(request: ReadRequest) -> Iterator[ReadProgress | DataReport]:
     yield examiner.build_report(str(request.path))
 
 
-def held_out_prompts(checkup: CheckOptions, columns: Columns | None) -> frozenset[int]:
+def held_out_prompts(checkup: CheckOptions, request: ReadRequest) -> frozenset[int]:
     """The prompts of the held-out file. It has the same columns as the rows, unless it is the bundled one."""
     if checkup.held_out is None:
         return frozenset()
-    asked = ReadRequest(checkup.held_out, None if checkup.held_out.parent == SAMPLE_DATA else columns)
+    columns = None if checkup.held_out.parent == SAMPLE_DATA else request.columns
+    asked = ReadRequest(checkup.held_out, columns, encoding=request.encoding)
     rows = (news.item for news in stream_rows(asked) if isinstance(news, UsableRow))
     return frozenset(prompt_key(prompt) for row in rows for prompt in prompts_of(row))
 

@@ -18,12 +18,16 @@ from trainer_core.system.child_process import limit_memory, serve_requests
 
 
 def read_rows(
-    path: str, columns: dict[str, Any] | None, rows: int | None, checkup: dict[str, Any] | None
+    path: str, columns: dict[str, Any] | None, rows: int | None, checkup: dict[str, Any] | None, encoding: str
 ) -> Iterable[Any]:
     if columns:
         from trainer_core.config.recipe import Columns
     request = stream.ReadRequest(
-        Path(path), Columns(**columns) if columns else None, rows, decode_check_options(**checkup) if checkup else None
+        Path(path),
+        Columns(**columns) if columns else None,
+        rows,
+        decode_check_options(**checkup) if checkup else None,
+        encoding,
     )
     return analysis.analyse_data(request) if request.checkup else stream.stream_rows(request)
 
@@ -32,8 +36,8 @@ def decode_check_options(held_out: str | None, steps: list[str]) -> stream.Check
     return stream.CheckOptions(optional_path(held_out), tuple(steps))
 
 
-def preview_columns(path: str) -> Iterable[stream.Preview]:
-    return [stream.read_preview(stream.PreviewRequest(Path(path)))]
+def preview_columns(path: str, encoding: str) -> Iterable[stream.Preview]:
+    return [stream.read_preview(stream.PreviewRequest(Path(path), encoding))]
 
 
 def count_rows(data: dict[str, Any], method: str, tokenizer: str | None) -> Iterable[stream.RowCounts]:

@@ -92,6 +92,7 @@ def check_dataset(
     columns: Columns | None = None,
     checkup: CheckOptions | None = None,
     going: Callable[[ReadProgress], None] = lambda _: None,
+    encoding: str = "",
 ) -> DataReport:
     """The report on a data file or folder, made in a limited child process.
 
@@ -103,7 +104,7 @@ def check_dataset(
     """
     report = None
     with SandboxReader() as reader:
-        for said in reader.ask(ReadRequest(path, columns, checkup=checkup or CheckOptions())):
+        for said in reader.ask(ReadRequest(path, columns, None, checkup or CheckOptions(), encoding)):
             if isinstance(said, ReadProgress):
                 going(said)
             else:
@@ -112,11 +113,11 @@ def check_dataset(
     return report
 
 
-def preview_dataset(path: Path) -> Preview:
+def preview_dataset(path: Path, encoding: str = "") -> Preview:
     """The columns of a data file, with samples, and the detected schema.
 
     Raises:
         DataError: the file cannot be read, or none of its first rows can.
     """
     with SandboxReader() as reader:
-        return next(one for one in reader.ask(PreviewRequest(path)) if isinstance(one, Preview))
+        return next(one for one in reader.ask(PreviewRequest(path, encoding)) if isinstance(one, Preview))

@@ -185,4 +185,4 @@ def as_messages(row: RowCells, column: str, role: Role, whole: bool = False) -> 
             return cell_messages(row, column)
         said = cells.cell_text(row, column)
     dialect = transcripts.detect_transcript(said) if whole else None
-    return transcripts.parse_transcript(said, dialect) if dialect else (Message(role, said),)
+    return transcripts.parse_transcript(said, dialect, role == "user") if dialect else (Message(role, said),)

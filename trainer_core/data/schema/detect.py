@@ -86,7 +86,9 @@ def detect_schema(survey: FileSurvey, where: str) -> DataSchema:
     if survey.given is not None:
         return schema_from_mapping(survey.given, columns, where)
     fitting = [
-        (rule, found) for rule in RULES if (found := match_rule(rule, survey)) and is_false_match(rule, found, survey)
+        (rule, found)
+        for rule in RULES
+        if (found := match_rule(rule, survey)) and is_plausible_match(rule, found, survey)
     ]
     best = max((count_matching_rows(rule, found, survey) for rule, found in fitting), default=0)
     for rule, found in fitting:
@@ -117,7 +119,7 @@ UNFIT_CODES: dict[Structure, str] = {
 }
 
 
-def is_false_match(rule: SchemaRule, found: Mapping[str, str], survey: FileSurvey) -> bool:
+def is_plausible_match(rule: SchemaRule, found: Mapping[str, str], survey: FileSurvey) -> bool:
     """Is a rule's match plausible? A KTO label must be a judgement in every row."""
     return rule.kind != "kto" or survey.columns[found["label"]].judges
 

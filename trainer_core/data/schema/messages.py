@@ -64,18 +64,21 @@ def prompt_key(prompt: tuple[Message, ...]) -> int:
 
 
 def prompts_of(item: Item) -> Iterator[tuple[Message, ...]]:
-    """Every prompt of the item: one for a pair, one per assistant turn for a chat."""
+    """Every prompt of the item: one for a pair, one per assistant turn for a chat that follows a user's words."""
     if isinstance(item, Pair):
         yield item.prompt
         return
+    asked = False
     for at, message in enumerate(item.messages):
-        if message.role == "assistant":
+        asked = asked or message.role == "user"
+        if message.role == "assistant" and asked:
             yield item.messages[:at]
 
 
 def opening_messages(item: Item) -> tuple[Message, ...]:
-    """The messages before the first answer; rows that share them are never split between training and held-out."""
-    return item.prompt if isinstance(item, Pair) else next(prompts_of(item))
+    """The messages before the first answer; rows that share them are never split between training and held-out. Of plain text,
+    the text itself."""
+    return item.prompt if isinstance(item, Pair) else next(prompts_of(item), item.messages[:1])
 
 
 def normalise_text(text: str) -> str:

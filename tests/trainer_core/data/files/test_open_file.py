@@ -286,3 +286,35 @@ def test_a_check_of_a_file_that_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         check_dataset(tmp_path)
     assert (error.value.text.code, error.value.text.params["folder"]) == ("files.none", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("content", "values"),
+    [
+        ('prompt, completion\n"a, b", "c"\n', {"prompt": "a, b", "completion": "c"}),
+        ("prompt,completion\n a, c\n", {"prompt": " a", "completion": " c"}),
+        ("sep=;\nprompt;completion\na;c\n", {"prompt": "a", "completion": "c"}),
+        ("SEP=\t\r\nprompt\tcompletion\r\na\tc\r\n", {"prompt": "a", "completion": "c"}),
+        (
+            ",prompt,completion,,\n0,a,c,,\n",
+            {"column 1": "0", "prompt": "a", "completion": "c", "column 4": "", "column 5": ""},
+        ),
+    ],
+)
+def test_habits_of_spreadsheets(tmp_path: Path, content: str, values: dict[str, str]) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes(content.encode())
+    (row,) = rows_in(path)
+    assert isinstance(row, RawRow) and row.values == values
+    assert row.line == content.count("\n")
+
+
+@pytest.mark.parametrize("number", ["1" * 30, "-" + "9" * 19, "18446744073709551616", "1" * 5000, "1.5", "1e400"])
+def test_long_integers_keep_their_digits(tmp_path: Path, number: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f'{{"question": "How many?", "answer": {number}}}\n', encoding="utf-8")
+    rows = rows_in(path)
+    if len(number) < 100 and number.lstrip("-").isdigit():
+        assert isinstance(rows[0], RawRow) and str(rows[0].values["answer"]) == number
+    else:
+        assert len(rows) == 1
