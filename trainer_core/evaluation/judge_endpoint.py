@@ -21,7 +21,7 @@ from trainer_core.texts import Text
 
 ANSWER_SECONDS, TOTAL_SECONDS = 120.0, 180.0
 """Longest wait for the next piece of an answer, and for all of it."""
-MAX_ANSWER_BYTES, CHUNK_BYTES = 1 << 20, 1 << 14
+MAX_ANSWER_BYTES = 1 << 20
 MAX_JUDGE_TOKENS = 16
 KEY_VARIABLE_PATTERN = re.compile(r"[A-Z0-9_]*API_KEY|TUNEBENCH_JUDGE_KEY")
 """Environment variables that may be sent to a judge."""
@@ -135,7 +135,7 @@ def read_answer(
         answer.raise_for_status()
         if answer.headers.get("Content-Encoding", "identity") != "identity":
             raise JudgeError("judge.packed", url=place)
-        for piece in answer.iter_raw(CHUNK_BYTES):
+        for piece in answer.iter_raw():
             content += piece
             if len(content) > MAX_ANSWER_BYTES:
                 raise JudgeError("judge.too_long", url=place, limit=MAX_ANSWER_BYTES >> 20)
