@@ -44,3 +44,11 @@ def test_the_interval_of_a_share_stays_between_nothing_and_all() -> None:
     assert score_table.format_measure(ConfidenceInterval(2.0, 1.0, 3.0, 8), ".2f") == "2.00 [1.00, 3.00]", (
         "no share has no n"
     )
+
+
+def test_what_data_says_to_the_terminal_is_shown_and_not_obeyed(capsys) -> None:
+    terminal.print_line("\x1b]0;title\x07 \x1b[2J \x9b1m \u202eabc\r\ttab\nline \x1b[31mred\x1b[0m é")
+    terminal.print_error("\x1b[2J")
+    told = capsys.readouterr()
+    assert told.out == "\\x1b]0;title\\x07 \\x1b[2J \\x9b1m \\u202eabc\\r\ttab\nline \x1b[31mred\x1b[0m é\n"
+    assert told.err == "\\x1b[2J\n"

@@ -229,20 +229,20 @@ def test_no_other_variable_is_sent_to_a_judge(name: str) -> None:
     assert JudgeEndpoint(variable="TUNEBENCH_JUDGE_KEY").variable
 
 
-def endless(write: Callable[[bytes], object]) -> None:
+def write_endlessly(write: Callable[[bytes], object]) -> None:
     while True:
         write(b" " * 65_536)
 
 
-def drip(write: Callable[[bytes], object]) -> None:
+def drip_bytes(write: Callable[[bytes], object]) -> None:
     for _ in range(600):
         write(b" ")
         time.sleep(0.05)
 
 
 RAW_ANSWERS: dict[str, tuple[dict[str, str], Callable[[Callable[[bytes], object]], object], str]] = {
-    "endless": ({}, endless, "judge.too_long"),
-    "a byte now and then": ({}, drip, "judge.too_slow"),
+    "endless": ({}, write_endlessly, "judge.too_long"),
+    "a byte now and then": ({}, drip_bytes, "judge.too_slow"),
     "packed": ({"Content-Encoding": "gzip"}, lambda write: write(gzip.compress(b" " * (64 << 20))), "judge.packed"),
     "nested deep": ({}, lambda write: write(b"[" * 100_000), "judge.silent"),
     "not UTF-8": ({}, lambda write: write(b"\xff\xfe"), "judge.silent"),

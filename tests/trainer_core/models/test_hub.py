@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.support import tiny
@@ -126,3 +127,9 @@ def test_a_run_trains_on_it_and_its_adapter_names_the_model(
     (folder,) = (tmp_path / "runs").iterdir()
     described = json.loads((folder / "adapter-dpo" / "adapter_config.json").read_text())
     assert described["base_model_name_or_path"] == NAME
+
+
+def test_a_connection_that_breaks_off_is_a_sentence() -> None:
+    with pytest.raises(ModelError) as told, hub.hub_errors("owner/model"):
+        raise httpx.RemoteProtocolError("peer closed connection")
+    assert told.value.text == Text("model_hub.broken_off", name="owner/model", reason="peer closed connection")

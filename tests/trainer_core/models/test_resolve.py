@@ -1,6 +1,7 @@
 """Which base models are taken: complete, safetensors, and without code of their own. More in reliability."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -192,3 +193,21 @@ def test_the_text_is_the_one_of_transformers(template: str) -> None:
     for asking in (False, True):
         usual = tokenizer.apply_chat_template(as_message_dicts(talk), tokenize=False, add_generation_prompt=asking)
         assert render_chat(tokenizer, talk, asking) == usual
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_further_templates_lie_in_the_folder_too(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "outside.jinja").write_text("{{ messages }}", encoding="utf-8")
+    (tmp_path / "model/additional_chat_templates").mkdir(parents=True)
+    place = folder(tmp_path / "model") / "additional_chat_templates/more.jinja"
+    place.symlink_to(tmp_path / "outside.jinja") if kind == "link" else os.mkfifo(place)
+    with pytest.raises(ModelError) as refused:
+        resolve.check_model_folder(tmp_path / "model")
+    assert refused.value.text.code == {"link": "model_folder.outside_link", "pipe": "model_folder.special_file"}[kind]
+
+
+def test_a_template_of_a_megabyte_is_refused(tmp_path: Path) -> None:
+    folder(tmp_path, chat_template__jinja="{# " + "x" * (1 << 20) + " #}")
+    with pytest.raises(ModelError) as refused:
+        resolve.check_model_folder(tmp_path)
+    assert refused.value.text.code == "chat_template.large"

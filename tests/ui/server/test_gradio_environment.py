@@ -12,7 +12,7 @@ def test_other_programs_settings_are_dropped_and_uploads_are_private(tmp_path: P
     environ = {
         "GRADIO_ALLOWED_PATHS": "/",
         "GRADIO_SHARE": "True",
-        "GRADIO_TEMP_DIR": "/tmp/gradio",
+        "GRADIO_TEMP_DIR": "shared",
         "HOME": "/nowhere",
     }
     environ.update(replace_settings(environ, tmp_path))

@@ -126,10 +126,10 @@ def describe_choices(candidates: Sequence[Candidate]) -> Iterator[tuple[str, lis
     rows = zip(*(one.text.splitlines() for one in shown), strict=False)
     differ = [texts for texts in rows if len(set(texts)) > 1][:CHOICE_LINES]
     for place, one in enumerate(shown):
-        yield one.name, [excerpt(texts, place) for texts in differ]
+        yield one.name, [excerpt_line(texts, place) for texts in differ]
 
 
-def excerpt(texts: Sequence[str], place: int) -> str:
+def excerpt_line(texts: Sequence[str], place: int) -> str:
     """A line from shortly before the first character that is read differently."""
     first = next((at for at, letters in enumerate(zip(*texts, strict=False)) if len(set(letters)) > 1), 0)
     begin = max(0, first - CHOICE_LETTERS // 3)

@@ -24,7 +24,7 @@ CASES = [(language, encoding) for language, encodings in ENCODINGS.items() for e
 TONES = "\u0300\u0301\u0303\u0309\u0323"
 
 
-def sentences(language: str, encoding: str) -> list[str]:
+def split_sentences(language: str, encoding: str) -> list[str]:
     """Sentences in letters that the encoding has."""
     text = TEXTS[language]
     if encoding in ("cp1250", "iso8859-2"):  # has the cedilla alone
@@ -51,9 +51,9 @@ def can_encode(letter: str, encoding: str) -> bool:
     return True
 
 
-def rows(language: str, encoding: str, size: int, seed: int) -> Iterator[dict[str, str]]:
+def make_rows(language: str, encoding: str, size: int, seed: int) -> Iterator[dict[str, str]]:
     """Rows of prompt and answer that take about `size` bytes."""
-    choose, written, known = random.Random(seed), 0, sentences(language, encoding)
+    choose, written, known = random.Random(seed), 0, split_sentences(language, encoding)
     while written < size:
         row = {"prompt": choose.choice(known), "completion": choose.choice(known)}
         written += len(json.dumps(row, ensure_ascii=False).encode(encoding)) + 1
@@ -76,7 +76,7 @@ def test_no_file_is_read_wrong_and_few_are_asked_about(tmp_path: Path, size: int
     wrong, asked, total = [], [], 0
     for language, encoding in CASES:
         for seed in range(1 if size > 10_000 else 6):
-            made = list(rows(language, encoding, size, seed))
+            made = list(make_rows(language, encoding, size, seed))
             total += 1
             try:
                 if read(write(tmp_path / "rows.jsonl", made, encoding)) != made:
@@ -91,7 +91,7 @@ def test_no_file_is_read_wrong_and_few_are_asked_about(tmp_path: Path, size: int
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-16", "utf-8-sig", "utf-32"])
 @pytest.mark.parametrize("language", ["de", "ru", "ar", "th", "zh", "ja", "ko"])
 def test_unicode_with_and_without_a_mark(tmp_path: Path, language: str, encoding: str) -> None:
-    made = list(rows(language, "utf-8", 2_000, 0))
+    made = list(make_rows(language, "utf-8", 2_000, 0))
     assert read(write(tmp_path / "rows.jsonl", made, encoding)) == made
 
 
@@ -103,7 +103,7 @@ def test_a_few_curly_quotes_in_english_are_windows_letters(tmp_path: Path) -> No
 
 
 def test_utf8_with_few_bad_lines_stays_utf8(tmp_path: Path) -> None:
-    made = list(rows("de", "utf-8", 4_000, 0))
+    made = list(make_rows("de", "utf-8", 4_000, 0))
     path = write(tmp_path / "rows.jsonl", made, "utf-8")
     path.write_bytes(path.read_bytes() + '{"prompt": "Grüße", "completion": "Süß"}\n'.encode("cp1252"))
     assert read(path) == made
@@ -111,7 +111,7 @@ def test_utf8_with_few_bad_lines_stays_utf8(tmp_path: Path) -> None:
 
 def test_asking_shows_three_rows_in_each_encoding_and_a_name_decides(tmp_path: Path) -> None:
     """ISO 8859-2 and Windows-1250 part at three Czech letters."""
-    made = list(rows("cs", "iso8859-2", 2_000, 0))
+    made = list(make_rows("cs", "iso8859-2", 2_000, 0))
     path = write(tmp_path / "rows.jsonl", made, "iso8859-2")
     with pytest.raises(DataError) as asked:
         read(path)

@@ -318,3 +318,11 @@ def test_long_integers_keep_their_digits(tmp_path: Path, number: str) -> None:
         assert isinstance(rows[0], RawRow) and str(rows[0].values["answer"]) == number
     else:
         assert len(rows) == 1
+
+
+def test_a_table_of_too_many_columns(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(",".join(f"c{at}" for at in range(10_001)) + "\n", encoding="utf-8")
+    with pytest.raises(DataError) as refused:
+        rows_in(path)
+    assert refused.value.text == Text("csv.too_many_columns", file="rows.csv", columns=10_001, limit=10_000)
