@@ -12,6 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 
 from tests.support.app_process import App, launch_chromium
+from tests.support.page_quiet import watch_requests
 from tests.support.scripted import finish_runs
 from tools.browser import NoBrowser
 
@@ -102,6 +103,7 @@ class Profile:
             self.warm_pages[app.root] = self.context.new_page()
             self.warm_pages[app.root].goto(app.root)
         page = self.context.new_page()
+        watch_requests(page)
         page.goto(app.address)
         page.wait_for_selector("#go")
         page.wait_for_function("window.tunebench?.getPart('buttons')")

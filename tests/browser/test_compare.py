@@ -15,6 +15,7 @@ from tests.browser.test_page import open_compare, tab
 from tests.browser.test_vote import generate, leave
 from tests.support.app_process import App
 from tests.support.fake_worker import HOSTILE
+from tests.support.page_quiet import wait_until_quiet
 from tests.trainer_core.evaluation.test_judge import Judge, likes
 
 Visit = Callable[[App], Page]
@@ -32,8 +33,9 @@ def app(serve: Callable[..., App], browser) -> App:  # type: ignore[no-untyped-d
 
 
 def choose_run(page: Page, name: str) -> None:
-    """Pick a run in Compare."""
+    """Pick a run in Compare, once the form shows what is loaded."""
     tab(page, "Compare")
+    wait_until_quiet(page)
     page.click("#run input")
     page.get_by_role("option", name=re.compile(name)).click()
 

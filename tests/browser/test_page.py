@@ -13,6 +13,7 @@ from playwright.sync_api import Page, Route, expect
 
 from launcher.version import read_version
 from tests.support.app_process import App
+from tests.support.page_quiet import wait_until_quiet, watch_requests
 from tests.support.page_texts import script_codes, text_placeholders
 from trainer_core.planning.presets import starter_recipe
 from ui.format import page_text, page_texts
@@ -40,7 +41,8 @@ def begin(page: Page, name: str) -> str:
 
 
 def open_compare(page: Page, name: str) -> None:
-    """As the button of a run does; returns when its lanes have answered."""
+    """As the button of a run does; returns when its lanes have answered and the form is theirs."""
+    watch_requests(page)
     page.wait_for_function("name => window.tunebench?.getPart('recent')?.some((one) => one.name === name)", arg=name)
     run = page.evaluate("name => window.tunebench.getPart('recent').find((one) => one.name === name).id", name)
     page.evaluate("run => window.tunebench.sendEvent('opencompare', { run })", run)
@@ -48,6 +50,7 @@ def open_compare(page: Page, name: str) -> None:
         "name => window.tunebench.getPart('compare')?.run.includes(name) && window.tunebench.getPart('compare').done"
     )
     page.wait_for_function(answered, arg=name, timeout=30_000)
+    wait_until_quiet(page)
 
 
 @pytest.fixture

@@ -111,7 +111,7 @@ def test_a_run_that_is_renamed_is_called_so(app: App, visit: Visit) -> None:
 def test_keys_work_after_a_click_on_a_tab(app: App, visit: Visit) -> None:
     page = visit(app)
     tab(page, "Compare")  # its content is made at its first opening
-    expect(page.locator("#side2 input")).to_have_value("DPO")
+    expect(page.locator("#blind-vote")).to_be_enabled()
     tab(page, "Data")
     tab(page, "Compare")
     page.keyboard.press("b")

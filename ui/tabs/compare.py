@@ -184,14 +184,15 @@ def wire_handlers(  # noqa: C901  (handlers, then wiring)
         answering_now = bool(payload and payload["answering"])
         known_runs = [value for _, value in choices]
         still = run_id if run_id in known_runs else next(iter(known_runs), None)
-        loaded, now = supervisor.registry.comparison, ""
+        loaded, now, lanes = supervisor.registry.comparison, "", names
         if loaded and loaded.run in known_runs:
             now = loaded.watcher.run_dir.name
-            still = still if now == before else loaded.run
-        rest = (
-            lane_updates(supervisor.registry, still) if still and (still != run_id or not names) else (gr.skip(),) * 3
-        )
-        shown = gr.update(choices=choices, value=still)
+            if now != before:
+                still, lanes = loaded.run, [lane.name for lane in loaded.job.lanes if lane.name != PROMPTED]
+        changed = still and (still != run_id or lanes != names or not names)
+        rest = lane_updates(supervisor.registry, still, lanes) if changed else (gr.skip(),) * 3
+        # A value that is the page's own is not sent back: it may have been changed while this answer was under way.
+        shown = gr.update(choices=choices) if still == run_id else gr.update(choices=choices, value=still)
         generate, usable = gr.update(visible=not answering_now, interactive=True), gr.update(interactive=True)
         return shown, *rest, generate, usable, usable, gr.update(visible=answering_now), now
 
