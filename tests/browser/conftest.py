@@ -9,12 +9,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, Playwright, sync_playwright
+from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
 
 from tests.support.app_process import App, launch_chromium
 from tests.support.page_quiet import watch_requests
 from tests.support.scripted import finish_runs
 from tools.browser import NoBrowser
+
+expect.set_options(timeout=20_000)  # milliseconds, instead of 5,000: a busy machine is no failure
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -8,7 +8,7 @@ from playwright.sync_api import Page, Request
 
 HANDLERS = "/queue/", "/run/predict"  # Gradio's addresses of Python handlers; polls of the live channel have another
 QUIET = 100  # milliseconds: a change in the page asks the server a frame or two later
-LONGEST = 20_000  # milliseconds
+LONGEST = 60_000  # milliseconds; a busy machine is no failure
 
 open_requests: WeakKeyDictionary[Page, set[Request]] = WeakKeyDictionary()
 
