@@ -54,6 +54,7 @@ def module_of(path: Path) -> str:
 
 
 OWN_PROCESSES = (
+    "trainer_core/models/gguf_llama.py",
     "trainer_core/models/starter.py",
     "trainer_core/data/tokenize.py",
     "trainer_core/data/answer_spans.py",

