@@ -189,8 +189,8 @@ def wire_handlers(  # noqa: C901  (handlers, then wiring)
             now = loaded.watcher.run_dir.name
             if now != before:
                 still, lanes = loaded.run, [lane.name for lane in loaded.job.lanes if lane.name != PROMPTED]
-        changed = still and (still != run_id or lanes != names or not names)
-        rest = lane_updates(supervisor.registry, still, lanes) if changed else (gr.skip(),) * 3
+        changed = still != run_id or lanes != names or not names
+        rest = lane_updates(supervisor.registry, still, lanes) if still and changed else (gr.skip(),) * 3
         # A value that is the page's own is not sent back: it may have been changed while this answer was under way.
         shown = gr.update(choices=choices) if still == run_id else gr.update(choices=choices, value=still)
         generate, usable = gr.update(visible=not answering_now, interactive=True), gr.update(interactive=True)
