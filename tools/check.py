@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tools.browser import CHROMIUM_VARIABLE, NoBrowser, find_chromium
@@ -36,13 +37,23 @@ THREADS = {"OMP_NUM_THREADS": "1"}
 
 def main(pytest_arguments: list[str]) -> int:
     found, failed = ({}, []) if FAST_FLAG in pytest_arguments else browser_environment()
-    for check in check_commands(pytest_arguments):
-        print(f"\n$ {' '.join(check)}", flush=True)
-        if subprocess.run([sys.executable, "-m", *check], cwd=ROOT, env={**os.environ, **THREADS, **found}).returncode:
-            failed.append(" ".join(check))
+    *checks, tests = check_commands(pytest_arguments)
+    with ThreadPoolExecutor(2) as pool:  # a type check without a cache takes a processor for a minute
+        for check, done in zip(checks, pool.map(run_quietly, checks), strict=True):
+            print(f"\n$ {' '.join(check)}\n{done.stdout}", end="", flush=True)
+            failed += [" ".join(check)] if done.returncode else []
+    print(f"\n$ {' '.join(tests)}", flush=True)
+    if subprocess.run([sys.executable, "-m", *tests], cwd=ROOT, env={**os.environ, **THREADS, **found}).returncode:
+        failed.append(" ".join(tests))
     if failed:
         print(f"\nfailed: {', '.join(failed)}", flush=True)
     return 1 if failed else 0
+
+
+def run_quietly(check: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+    """Runs it, and keeps all that it prints."""
+    command, pipe = [sys.executable, "-m", *check], subprocess.PIPE
+    return subprocess.run(command, cwd=ROOT, stdout=pipe, stderr=subprocess.STDOUT, text=True, encoding="utf-8")
 
 
 def check_commands(pytest_arguments: list[str]) -> list[tuple[str, ...]]:
