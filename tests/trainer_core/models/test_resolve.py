@@ -152,11 +152,18 @@ PYTHON_OBJECTS, MEMORY = str(Text("chat_template.python_objects")), str(Text("ch
         ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "does not end"),
         ("{{ 'A' * 2000000000 }}", MEMORY),
         ("{% for a in range(99999) %}AAAAAAAAAAAA{% endfor %}", MEMORY),
+        ("{% set a = 'A' * 600000000 %}so", MEMORY),
     ],
 )
 def test_a_chat_template_is_tried_apart(template: str, says: str) -> None:
     said = template_sandbox.template_problem(template)
     assert str(said).startswith(says) and bool(said) == bool(says)
+
+
+def test_an_endless_template_is_ended_by_its_processor_time() -> None:
+    """And not only by the half minute after which no answer is waited for."""
+    endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    assert template_sandbox.template_problem(endless).code == "chat_template.endless"
 
 
 LATE = "{% if messages[0].content != 'Be brief.' %}HARM{% endif %}{{ messages[0].content }}"

@@ -82,6 +82,32 @@ def test_the_right_password_gives_a_cookie_that_ends_with_it(tmp_path: Path) -> 
         guard.sign_out(Request({"type": "http", "headers": [(b"cookie", sent.encode())]}).headers)
 
 
+def test_the_cookie_is_for_our_page_alone(tmp_path: Path) -> None:
+    guard = make_guard(tmp_path)
+    for led in (False, True):
+        flags = guard.set_cookie("x", led).headers["set-cookie"].lower().split("; ")[1:]
+        assert {"httponly", "samesite=strict", "max-age=2592000"} <= set(flags)
+
+
+def test_a_login_form_is_read_up_to_a_kilobyte(tmp_path: Path) -> None:
+    guard = make_guard(tmp_path)
+
+    async def enter() -> list[Response]:
+        return [await guard.log_in(login_request("x" * 1024))]
+
+    with pytest.raises(auth.RequestRejected) as refused:
+        run_in_thread(enter)
+    assert refused.value.status == 413
+
+
+def test_no_web_socket_is_opened(tmp_path: Path) -> None:
+    guard = make_guard(tmp_path)
+    headers = [(b"host", b"127.0.0.1:1"), (b"cookie", f"tunebench-1={guard.keys.secret}".encode())]
+    with pytest.raises(auth.RequestRejected) as refused:
+        guard.check_request({"type": "websocket", "path": "/config", "query_string": b"", "headers": headers})
+    assert refused.value.status == 403
+
+
 def is_let_in(guard: auth.AuthMiddleware, cookie: str) -> bool:
     headers = [(b"host", b"127.0.0.1:1"), (b"cookie", cookie.encode())]
     scope: Scope = {"type": "http", "path": "/config", "method": "GET", "query_string": b"", "headers": headers}
