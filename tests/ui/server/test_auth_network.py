@@ -27,7 +27,7 @@ def make_guard(folder: Path, password: str = PASSWORD) -> auth.AuthMiddleware:
     return auth.AuthMiddleware(no_app, auth.AccessKeys(folder, "http://127.0.0.1:1", password))
 
 
-def login_request(password: str) -> Request:
+def login_request(password: str, address: str = "10.0.0.1") -> Request:
     body = f"password={password}".encode()
 
     async def receive() -> dict[str, object]:
@@ -39,7 +39,7 @@ def login_request(password: str) -> Request:
         "method": "POST",
         "path": "/tunebench/enter",
         "headers": headers,
-        "client": ("10.0.0.1", 1),
+        "client": (address, 1),
     }
     return Request(scope, receive)
 
@@ -63,6 +63,18 @@ def test_each_wrong_password_costs_a_second(tmp_path: Path) -> None:
     assert [one.status_code for one in answers] == [401, 401] and not any(
         "set-cookie" in one.headers for one in answers
     )
+
+
+def test_one_address_that_guesses_keeps_no_other_waiting(tmp_path: Path) -> None:
+    guard = make_guard(tmp_path)
+
+    async def try_both() -> list[Response]:
+        async with guard.login_locks.setdefault("10.0.0.1", asyncio.Lock()):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(guard.log_in(login_request(PASSWORD)), 0.1)
+            return [await asyncio.wait_for(guard.log_in(login_request(PASSWORD, "10.0.0.2")), 10)]
+
+    assert [answer.status_code for answer in run_in_thread(try_both)] == [303]
 
 
 def test_the_right_password_gives_a_cookie_that_ends_with_it(tmp_path: Path) -> None:
