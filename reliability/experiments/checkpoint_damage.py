@@ -26,9 +26,10 @@ from trainer_core.system import durable
 from trainer_core.texts import parse_text, verbatim
 
 QUESTION = (
-    "Bits flipped and files cut in checkpoints; the process killed, or the disk full, at every write, flush and rename of a "
-    "checkpoint, of an adapter that replaces another and of a state file. Each control is the same work written in place, as the "
-    "stock trainer, a copy, json.dump and an open log do it, with the same faults at each of its own writes."
+    "Bits flipped and files cut in checkpoints, and each digit of a manifest changed; the process killed, or the disk full, at "
+    "every write, flush and rename of a checkpoint, of an adapter that replaces another and of a state file. Each control is the "
+    "same work written in place, as the stock trainer, a copy, json.dump and an open log do it, with the same faults at each of "
+    "its own writes; and files and manifests that are read unchecked."
 )
 ORIGIN = checkpoints.CheckpointSource("dpo", 10, "data")
 FILES = 3
@@ -39,6 +40,7 @@ EVENTS, SAID = 25, 20
 
 def run(folder: Path, quick: bool) -> Iterator[Proof]:
     yield prove_damage_found(folder / "damaged", 40 if quick else 500)
+    yield prove_manifest_sealed(folder / "sealed")
     for fault, claim, work, control in fault_tasks():
         yield prove_fault_tolerance(folder / claim, fault, claim, work, control)
 
@@ -83,6 +85,29 @@ def prove_damage_found(folder: Path, trials: int) -> Proof:
     return Proof(
         "A damaged checkpoint is never loaded, and is named", count_trials(ours), "files loaded unchecked", control
     )
+
+
+def prove_manifest_sealed(folder: Path) -> Proof:
+    """Each digit of a manifest is changed, one at a time: steps, versions, sizes and hashes. Control: JSON read as it is."""
+    save(folder, 4)
+    manifest = checkpoints.checkpoint_dir(folder, "dpo", 4) / checkpoints.MANIFEST
+    text, ours, silent = manifest.read_text(encoding="utf-8"), list[str](), 0
+    for at in [at for at, letter in enumerate(text) if letter.isdigit()]:
+        changed = f"{text[:at]}{(int(text[at]) + 1) % 10}{text[at + 1 :]}"
+        manifest.write_text(changed, encoding="utf-8")
+        found = checkpoints.latest_valid(folder, "dpo", "data")
+        ours.append("" if found.folder is None else f"{changed[max(0, at - 40) : at + 1]!r} was taken")
+        silent += is_json(changed)
+    claim = "A manifest with another digit is never believed"
+    return Proof(claim, count_trials(ours), "a manifest without a hash of its own", TrialCount(len(ours), silent))
+
+
+def is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:  # a number that begins with 0
+        return False
+    return True
 
 
 def is_loadable(folder: Path) -> bool:

@@ -11,26 +11,30 @@ from pathlib import Path
 from random import Random
 
 from reliability.harness.claim import Proof, TrialCount, count_trials
-from trainer_core.diagnosis.divergence import CONFIRM_STEPS, MIN_GOOD_STEPS, DivergenceDetector
+from trainer_core.diagnosis.divergence import DivergenceDetector
 from trainer_core.runs.event_log import Tail
 from trainer_core.runs.events import Stage, TrainStep
 from trainer_core.system.project import PROJECT
 
 QUESTION = (
-    "Losses that become NaN or infinite at a random step (SFT, DPO) or ten times as large (SFT), and healthy ones: is a sick run "
-    "stopped within three steps, and no healthy one? The curves are drawn at random; the recorded ones are real "
-    "runs of the starter model and of one with two layers (tests/support/histories), judged in all their stages by losses "
-    "and gradient norms."
+    "Losses or gradient norms that become NaN or infinite at a random step (SFT, DPO), losses that become ten times as large "
+    "(SFT) or in one of the first steps five times as large as the first (SFT, DPO), and healthy ones: is a sick run stopped "
+    "within three steps, and no healthy one? The curves are drawn at random; the recorded ones are real runs of the starter "
+    "model and of one with two layers (tests/support/histories), judged in all their stages by losses and gradient norms."
 )
 STEPS = 60
+DUE_STEPS = 3
+"""Steps within which a sick run must be stopped, whatever the guard's own constant says."""
+FIRST_STEPS = 5
+"""Steps in which there are too few good ones for a median."""
 FIRST_SEED = 50_000
 """The guard's bounds were chosen while looking at seeds below 10,000; what is counted here they have not seen."""
 HISTORIES = PROJECT / "tests" / "support" / "histories"
 Curve = Callable[[Random], list[float]]
-DivergingCurve = tuple[Stage, list[float], int]
-"""Stage, losses, and the step from which they are sick."""
 LossAndNorm = tuple[float, float]
 """Loss and gradient norm of a step."""
+DivergingCurve = tuple[Stage, list[LossAndNorm], int]
+"""Stage, steps, and the step from which they are sick."""
 StepDetector = Callable[[Sequence[LossAndNorm], Stage], int | None]
 """The step, from 1, at which a run with these steps is stopped."""
 
@@ -40,7 +44,9 @@ def run(folder: Path, quick: bool) -> Iterator[Proof]:
     nothing, anything = "no guard", "a guard that stops at any rise"
     for claim, curve in (
         ("NaN or infinite losses end a run within three steps", non_finite_curve),
+        ("NaN or infinite gradient norms end a run within three steps", non_finite_norms),
         ("Ten times the loss ends a run within three steps", tenfold_curve),
+        ("Five times the first loss in the first steps ends a run within three steps", early_spike_curve),
     ):
         yield Proof(claim, count_missed(curve, detect, trials), nothing, count_missed(curve, never_detect, 30))
     stopped = count_false_alarms(detect_any_rise, 30)
@@ -69,14 +75,29 @@ CURVES: tuple[tuple[Stage, Curve], ...] = (("sft", sft_curve), ("dpo", dpo_curve
 def non_finite_curve(dice: Random) -> DivergingCurve:
     """A curve of either stage and the step from which its losses are no numbers."""
     stage, curve = dice.choice(CURVES)
-    losses, at = curve(dice), dice.randint(1, STEPS - CONFIRM_STEPS)
-    return stage, [*losses[: at - 1], *[dice.choice((math.nan, math.inf))] * (STEPS - at + 1)], at
+    losses, at = curve(dice), dice.randint(1, STEPS - DUE_STEPS)
+    return stage, with_norms([*losses[: at - 1], *[dice.choice((math.nan, math.inf))] * (STEPS - at + 1)]), at
+
+
+def non_finite_norms(dice: Random) -> DivergingCurve:
+    """A curve of either stage and the step from which its gradient norms are no numbers, while its losses stay healthy."""
+    stage, curve = dice.choice(CURVES)
+    losses, at = curve(dice), dice.randint(1, STEPS - DUE_STEPS)
+    norm = dice.choice((math.nan, math.inf))
+    return stage, [*with_norms(losses[: at - 1]), *((loss, norm) for loss in losses[at - 1 :])], at
 
 
 def tenfold_curve(dice: Random) -> DivergingCurve:
     """An SFT curve and the step from which it is ten times as high. DPO's may rise from near 0 to what is still healthy."""
-    losses, at = sft_curve(dice), dice.randint(MIN_GOOD_STEPS + 1, STEPS - CONFIRM_STEPS)
-    return "sft", [*losses[: at - 1], *(10 * loss for loss in losses[at - 1 :])], at
+    losses, at = sft_curve(dice), dice.randint(FIRST_STEPS + 1, STEPS - DUE_STEPS)
+    return "sft", with_norms([*losses[: at - 1], *(10 * loss for loss in losses[at - 1 :])]), at
+
+
+def early_spike_curve(dice: Random) -> DivergingCurve:
+    """A curve of either stage that is five times as high as it began, from one of the steps after the first on."""
+    stage, curve = dice.choice(CURVES)
+    losses, at = curve(dice), dice.randint(2, FIRST_STEPS)
+    return stage, with_norms([*losses[: at - 1], *[5 * losses[0]] * (STEPS - at + 1)]), at
 
 
 # --- judges
@@ -109,8 +130,8 @@ def with_norms(losses: Sequence[float]) -> list[LossAndNorm]:
 def count_missed(curve: Callable[[Random], DivergingCurve], judge: StepDetector, trials: int) -> TrialCount:
     failures = []
     for seed in range(FIRST_SEED, FIRST_SEED + trials):
-        stage, losses, at = curve(Random(seed))
-        stopped, due = judge(with_norms(losses), stage), at + CONFIRM_STEPS - 1
+        stage, steps, at = curve(Random(seed))
+        stopped, due = judge(steps, stage), at + DUE_STEPS - 1
         failures.append(
             ""
             if stopped and at <= stopped <= due

@@ -1,8 +1,9 @@
 """Runs training jobs in a process of its own: unsloth patches the process it is imported in, and must not meet pytest's.
 
 `python -m tests.support.engine_case [fault:]RUN_DIR ...`. A fault goes into the DPO reference of that run: corrupt (before
-training), unfrozen (before training), drift (after the weights were checked, so that only the numbers tell). nan8 makes the loss
-of DPO's step 8 and of all later ones NaN; weighed changes nothing and writes down what checkpoints take. Or it happens once,
+training), unfrozen (before training), drift (after the weights were checked, so that only the numbers tell). other-default and
+other-ref put other weights into that adapter each time DPO is resumed. nan8 makes the loss of DPO's step 8 and of all later
+ones NaN; weighed changes nothing and writes down what checkpoints take. Or it happens once,
 where an event says that a point is reached: kill@dpo.3, oomkill@sft.3 (the kernel counts it as its own), pause@sft.2,
 cuda@dpo.1, damage@dpo.3 (of the SFT adapter, and a kill); or each time: cap300@sft.start leaves the process 300 MB more memory
 than it has then. One of each kind: nan5,stop@dpo.5.
@@ -45,6 +46,8 @@ def parts(fault: str, job):
             built.add_callback(Drift())
         elif lasting == "weighed":
             built.add_callback(Weighed(built))
+        elif lasting.startswith("other-"):
+            built.add_callback(OtherWeights(lasting.removeprefix("other-")))
         elif lasting.startswith("nan"):
             built.add_callback(Spoilt(int(lasting.removeprefix("nan"))))
         else:
@@ -146,9 +149,20 @@ class Drift(TrainerCallback):
         spoil(model, "corrupt")
 
 
-def spoil(model, fault: str) -> None:
+class OtherWeights(TrainerCallback):
+    """An adapter that is not what the checkpoint holds, once that was loaded."""
+
+    def __init__(self, adapter: str):
+        self.adapter = adapter
+
+    def on_train_begin(self, args, state, control, model=None, **_):
+        if state.global_step:
+            spoil(model, "corrupt", self.adapter)
+
+
+def spoil(model, fault: str, adapter: str = "ref") -> None:
     for name, weight in model.named_parameters():
-        if ".ref." in name and "lora_B" in name:
+        if f".{adapter}." in name and "lora_B" in name:
             if fault == "unfrozen":
                 weight.requires_grad_(True)
             else:

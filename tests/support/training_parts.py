@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from types import SimpleNamespace
 from typing import Any
@@ -123,6 +124,39 @@ def bounds() -> dict[str, Any]:
     }
 
 
+class Policy(nn.Module):
+    """A policy with one weight, and its reference."""
+
+    def __init__(self, change: float = 0.0, frozen: bool = True):
+        super().__init__()
+        self.lora = nn.ModuleDict({name: nn.Linear(2, 2, bias=False) for name in ("default", "ref")})
+        weight = self.lora["default"].weight.detach()
+        self.lora["ref"].weight = nn.Parameter(weight + change, requires_grad=not frozen)
+        self.peft_config = {"default": None, "ref": None}
+
+
+def references() -> dict[str, Any]:
+    """The code that ends a run before its first step, by the reference that it has; and which numbers hold."""
+    from trainer_core.config.recipe import Lora
+    from trainer_core.errors import TrainingError
+    from trainer_core.methods.dpo import Dpo
+    from trainer_core.texts import NO_TEXT
+    from trainer_core.training.first_step import VerifyFirstStep, check_reference
+
+    policies = {"equal": Policy(), "different": Policy(1e-6), "trainable": Policy(frozen=False)}
+    ended = dict.fromkeys(policies, "")
+    for name, policy in policies.items():
+        try:
+            check_reference(policy)  # type: ignore[arg-type]
+        except TrainingError as error:
+            ended[name] = error.text.code
+    verify = VerifyFirstStep(Dpo(), Lora(), "fp32", NO_TEXT, lambda event: None)  # type: ignore[arg-type]
+    verify.trainer = SimpleNamespace(model=policies["equal"])
+    numbers = {"right": (math.log(2), 0.0), "margin": (math.log(2), 1e-4), "loss": (0.6932, 0.0)}
+    bound = verify.tolerance
+    return ended | {name: verify.reference_check(*two, bound, bound).holds for name, two in numbers.items()}
+
+
 def refused() -> dict[str, str]:
     """What ends a run whose loss is computed on no token, and what is said of one that learns."""
     from transformers import TrainerControl, TrainerState
@@ -166,6 +200,7 @@ if __name__ == "__main__":
                 "bounds": bounds(),
                 "unwrapped": unwrapped(),
                 "refused": refused(),
+                "references": references(),
             }
         )
     )

@@ -43,7 +43,8 @@ def check_weights(folder: Path) -> int:
         ModelError: naming the file and what is wrong with it.
     """
     check_index(folder)
-    return sum(entry.data_offsets[1] for path in folder.glob("*.safetensors") for entry in read_header(path).values())
+    entries = (entry for path in folder.glob("*.safetensors") for entry in read_header(path).values())
+    return sum(entry.data_offsets[1] - entry.data_offsets[0] for entry in entries)
 
 
 def check_index(folder: Path) -> None:

@@ -98,6 +98,13 @@ def test_one_odd_batch_is_forgiven() -> None:
     assert stopped_at(losses) is None
 
 
+def test_bad_steps_count_in_a_row() -> None:
+    losses = sft(1)
+    for at in (10, 20, 30, 40, 41, 50, 51):
+        losses[at] = math.nan
+    assert stopped_at(losses) is None
+
+
 def test_an_endless_gradient_counts_as_well() -> None:
     assert stopped_at(sft(1), norm=math.inf) == CONFIRM_STEPS
 

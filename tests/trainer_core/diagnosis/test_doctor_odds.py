@@ -94,8 +94,11 @@ def heavy(at: int, way: float, random: Random) -> dict[str, float]:
     return {"loss": (0.9 + 0.3 * math.exp(-6 * way)) * math.exp(random.gauss(0, 0.4) - 0.08)}
 
 
-def dpo(batch: int, margin: Callable[[int, float], float], spread: float = 1.2, falls: float = 10.0) -> Values:
-    """The mean over so many pairs. falls: nats that chosen loses in all, and rejected twice."""
+def dpo(
+    batch: int, margin: Callable[[int, float], float], spread: float = 1.2, falls: float = 10.0, lengths: float = 100.0
+) -> Values:
+    """The mean over so many pairs. falls: nats that chosen loses in all, and rejected twice. lengths: by so many nats answers
+    differ, most of all by their lengths."""
 
     def values(at: int, way: float, random: Random) -> dict[str, float]:
         if at == 1:
@@ -106,8 +109,8 @@ def dpo(batch: int, margin: Callable[[int, float], float], spread: float = 1.2, 
             "loss": sum(max(0.0, -one) + math.log1p(math.exp(-abs(one))) for one in pairs) / batch,
             "margin": sum(pairs) / batch,
             "accuracy": sum(one > 0 for one in pairs) / batch,
-            "chosen": -250 - falls * way + random.gauss(0, 100 / batch**0.5),
-            "rejected": -230 - 2 * falls * way + random.gauss(0, 100 / batch**0.5),
+            "chosen": -250 - falls * way + random.gauss(0, lengths / batch**0.5),
+            "rejected": -230 - 2 * falls * way + random.gauss(0, lengths / batch**0.5),
         }
 
     return values
@@ -160,6 +163,14 @@ def test_sound_runs_hardly_ever_raise_anything() -> None:
     assert len(wrong) <= WRONGLY * SEEDS * len(SOUND), [
         (name, seed, [(step, one.key, one.evidence) for step, one in found.values()]) for name, seed, found in wrong
     ]
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("batch", [1, 4])
+def test_answers_of_many_lengths_lose_no_likelihood(batch: int) -> None:
+    """Few answers that differ by as much as their mean: their sum falls often, by chance."""
+    kind = Kind("dpo", 300, dpo(batch, learns, lengths=250.0), batch)
+    assert [seed for seed in range(20) if "dpo.collapse" in kind.named(seed)] == []
 
 
 def creeps(at: int, way: float) -> float:

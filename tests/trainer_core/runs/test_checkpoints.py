@@ -380,7 +380,8 @@ def test_a_manifest_names_files_of_its_folder_alone(tmp_path: Path, name: str) -
     folder = checkpoint_dir(tmp_path, "dpo", 2)
     files = verify(folder).files
     resealed(folder, files={**files, name: files["optimizer.pt"]})
-    assert latest_valid(tmp_path, "dpo", "data").folder is None
+    found = latest_valid(tmp_path, "dpo", "data")
+    assert found.folder is None and found.skipped[0].params["problem"].code == "checkpoints.bad_manifest"
 
 
 def test_no_link_is_followed(tmp_path: Path) -> None:

@@ -166,6 +166,28 @@ def test_a_finished_stage_is_not_made_again(folders: dict[str, Path], views: dic
 
 
 @pytest.fixture(scope="module")
+def exchanged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunState]:
+    """Short runs that are killed in DPO and resumed with other weights in one of its two adapters."""
+    folder = tmp_path_factory.mktemp("exchanged")
+    write_inputs(folder)
+    few = {stage: {**STEPS, "learning_rate": 1e-3, "max_steps": steps} for stage, steps in (("sft", 2), ("dpo", 4))}
+    made = {
+        name: run_folder.create_run(folder / "runs", TrainJob(recipe=recipe(folder, **few)), "t")
+        for name in ("default", "ref")
+    }
+    start(folder, *(f"other-{name},kill@dpo.3:{run_dir}" for name, run_dir in made.items() for _ in range(2)))
+    return {name: read_run_state(run_dir) for name, run_dir in made.items()}
+
+
+@pytest.mark.parametrize("adapter", ["default", "ref"])
+def test_a_run_does_not_go_on_with_weights_that_were_not_saved(exchanged: dict[str, RunState], adapter: str) -> None:
+    view, folder = exchanged[adapter], {"default": "dpo-000002", "ref": "adapter-sft"}[adapter]
+    assert view.phase is Phase.FAILED and [point.step for point in view.points if point.stage == "dpo"] == [1, 2]
+    assert view.error.code == "checkpoint.weights_differ" and "lora_B" in str(view.error.params["weight"])
+    assert (view.error.params["adapter"], view.error.params["folder"]) == (adapter, folder)
+
+
+@pytest.fixture(scope="module")
 def longer(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunState, Path, RunState]:
     """A run of one pass of DPO made longer by another, and a run of two passes from the start."""
     folder = tmp_path_factory.mktemp("longer")

@@ -48,6 +48,12 @@ def test_the_first_steps_bound_grows_with_the_root_of_the_tokens(found: dict[str
     assert (bounds["sigmoid"], bounds["ipo"], bounds["mixed"]) == pytest.approx((1.0, 100.0, 10.5))
 
 
+def test_dpo_begins_at_its_reference_alone(found: dict[str, Any]) -> None:
+    """Weights to the last bit, a loss of ln 2 = 0.69315 and a margin of 0 to the fifth place."""
+    ended = {"equal": "", "different": "reference.differs", "trainable": "reference.not_frozen"}
+    assert found["references"] == ended | {"right": True, "margin": False, "loss": False}
+
+
 def test_labels_that_are_all_masked_end_a_run(found: dict[str, Any]) -> None:
     said = found["refused"]
     assert "2 tokens" in said["masked"] and not said["learned"]
