@@ -22,6 +22,7 @@ from trainer_core.errors import DataError
 from trainer_core.texts import Text
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt")
+TABLE_SUFFIXES = (".csv", ".tsv")
 LINE_SUFFIXES = (".jsonl", ".ndjson")
 METADATA_FILES = ("dataset_info.json", "dataset_infos.json", "state.json")
 BINARY_SIGNATURES = {
@@ -30,7 +31,8 @@ BINARY_SIGNATURES = {
     b"\x80\x02": Text("binary.pickle"), b"\x80\x03": Text("binary.pickle"), b"\x80\x04": Text("binary.pickle"),
     b"\x80\x05": Text("binary.pickle"), b"%PDF": Text("binary.pdf"), b"\x89PNG": Text("binary.image"),
     b"\xff\xd8\xff": Text("binary.image"), b"\x1f\x8b": Text("binary.gzip"), b"SQLite": Text("binary.database"),
-    b"\x7fELF": Text("binary.program"), b"GGUF": Text("binary.gguf"),
+    b"\x7fELF": Text("binary.program"), b"GGUF": Text("binary.gguf"), b"\xff\xff\xff\xff": Text("binary.arrow"),
+    b"Obj\x01": Text("binary.avro"), b"\x89HDF": Text("binary.hdf5"), b"\x93NUMPY": Text("binary.numpy"),
 }  # fmt: skip
 
 
@@ -115,6 +117,11 @@ class OpenFile:
     size: int
     position: Callable[[], int]
     """Bytes of the file read so far."""
+
+    @property
+    def may_be_prose(self) -> bool:
+        """Is it read as a table only because it is nothing else, such as a .txt file?"""
+        return self.format == "csv" and not self.name.lower().removesuffix(".gz").endswith(TABLE_SUFFIXES)
 
 
 @contextmanager

@@ -41,6 +41,7 @@ PART_NAMES: dict[str, tuple[str, ...]] = {
     "reasoning": ("reasoning_content", "reasoning", "thinking", "thoughts"),
 }  # fmt: skip
 """Part → possible column names, likeliest first. A dot: the key of an object in that column."""
+KNOWN_NAMES = frozenset(name for names in PART_NAMES.values() for name in names)
 NESTED_NAMES = {
     outer: key for names in PART_NAMES.values() for outer, dot, key in (name.partition(".") for name in names) if dot
 }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from trainer_core.data.schema import transcripts
 from trainer_core.data.schema.cells import Structure, message_keys
-from trainer_core.data.schema.data_schema import PART_NAMES, DataSchema, Kind, normalise_name
+from trainer_core.data.schema.data_schema import KNOWN_NAMES, PART_NAMES, DataSchema, Kind, normalise_name
 from trainer_core.data.schema.survey import Allowed, ColumnSurvey, FileSurvey
 from trainer_core.errors import DataError
 from trainer_core.texts import Text
@@ -77,9 +77,12 @@ RULES = (
 """Tried in this order; schemas with more requirements come first."""
 
 
-def detect_schema(survey: FileSurvey, where: str) -> DataSchema:
+def detect_schema(survey: FileSurvey, where: str, may_be_prose: bool = False) -> DataSchema:
     """The schema of the rows, or the one of a manual column mapping. Of the known schemas that fit, the first that most rows
     have: a few rows with more columns do not exclude the others.
+
+    Args:
+        may_be_prose: the file may have no columns at all.
 
     Raises:
         DataError: no known schema fits, or it is KTO. Names the columns found and those needed.
@@ -99,6 +102,8 @@ def detect_schema(survey: FileSurvey, where: str) -> DataSchema:
         if rule.kind != "kto":
             return build_schema(rule, rule.kind, found, survey)
         raise DataError("schema.kto", file=where)
+    if may_be_prose and not any(normalise_name(name) in KNOWN_NAMES for name in survey.columns):
+        raise DataError("files.prose", file=where)
     raise unknown_schema_error(survey, where)
 
 
