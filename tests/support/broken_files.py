@@ -70,6 +70,13 @@ def parquet_bomb(path: Path) -> None:
     parquet.write_table(table.replace_schema_metadata(schema.metadata), path, store_schema=False)
 
 
+def arrow_stream(path: Path) -> None:
+    """As the datasets library stores its rows."""
+    table = pyarrow.table({"prompt": ["a"], "completion": ["b"]})
+    with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_stream(file, table.schema) as rows:
+        rows.write_table(table)
+
+
 def gzip_bomb(path: Path) -> None:
     """300 MB of rows in less than one."""
     path.write_bytes(gzip.compress((orjson.dumps({"text": "a" * 1000}) + b"\n") * 1000) * 300)
@@ -235,12 +242,11 @@ TEXT = (
     Broken("double-header.csv", b"prompt,chosen,chosen\na,b,c\n", Text("csv.repeated_column", column="chosen"), 1),
     Broken("header-only.csv", b"prompt,chosen,rejected\n", Text("files.no_rows")),
     Broken("long-field.csv", TABLE + b"a,b," + b"x" * (9 * MB) + b"\n", Text("csv.long_line", line=5, limit=8), 5),
-    Broken(
-        "prose.txt",
-        b"Dear reader,\nthis is a letter and no data set.\n",
-        Text("csv.field_count", fields=1, columns=2),
-        2,
-    ),
+    Broken("prose.txt", b"Dear reader,\nthis is a letter and no data set.\n", Text("files.prose")),
+    Broken("story.txt", b"It was a dark night.\nThe rain fell.\n\nNobody came.\n", Text("files.prose")),
+    Broken("notes.txt.gz", gzip.compress(b"one, two, three\nfour, five, six\n"), Text("files.prose")),
+    Broken("one-column.csv", b"words\na\nb\n", Text("schema.columns", count=1, names="words")),
+    Broken("table.txt", b"prompt\tchosen\na\tb\n", Text("schema.columns", count=2, names="prompt, chosen")),
 )
 PACKED = (
     Broken("cut.jsonl.gz", gzip.compress(LINES * 50)[:-20], Text("files.damaged_gzip")),
@@ -264,6 +270,8 @@ PACKED = (
     ),
     Broken("empty-table.parquet", table_of({"text": []}), Text("files.no_rows")),
     Broken("picture.json", b"\x89PNG\r\n\x1a\n" + b"\0" * 50, Text("binary.image")),
+    Broken("stream.arrow", arrow_stream, Text("binary.arrow")),
+    Broken("array.jsonl", b"\x93NUMPY\x01\0" + b"\0" * 50, Text("binary.numpy")),
     Broken("archive.csv", b"PK\x03\x04" + b"\0" * 50, Text("binary.zip")),
     Broken("pickle.json", b"\x80\x04\x95\x00\x00\x00\x00\x00\x00\x00\x00.", Text("binary.pickle")),
     Broken("paper.jsonl", b"%PDF-1.7\n", Text("binary.pdf")),

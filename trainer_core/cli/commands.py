@@ -16,6 +16,7 @@ from trainer_core.data.select import data_path, held_out_file
 from trainer_core.diagnosis import html_report
 from trainer_core.errors import ConfigError, UserError
 from trainer_core.evaluation.prompts import read_bundled_prompts
+from trainer_core.jobs.device import DeviceMonitor
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.methods.steps import count_steps, warmup_text
 from trainer_core.models import resolve
@@ -206,13 +207,14 @@ def resolve_target_machine(args: argparse.Namespace, workspace: Workspace) -> Ta
 
     Raises:
         ConfigError: the card size is out of range.
+        DeviceError: `--device cuda`, and there is no card.
     """
-    machine, disk = hardware.detect_machine(), disk_free(workspace)
+    monitor, disk = DeviceMonitor(args.device, hardware.detect_machine), disk_free(workspace)
     if args.vram is not None:
         if not MIN_CARD_GIB <= args.vram <= MAX_CARD_GIB:  # rejects NaN too
             raise ConfigError("cli.card_size", least=MIN_CARD_GIB, most=MAX_CARD_GIB, size=args.vram)
-        return TargetMachine.empty_card(args.vram, machine, disk)
-    return TargetMachine.current_machine(machine, disk_free=disk, use_card=args.device != "cpu")
+        return TargetMachine.empty_card(args.vram, monitor.machine, disk)
+    return TargetMachine.current_machine(monitor.machine, disk_free=disk, use_card=monitor.gpu is not None)
 
 
 def run_check(args: argparse.Namespace) -> int:

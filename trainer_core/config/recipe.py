@@ -67,7 +67,7 @@ RemedyName = Literal[
     "drop_duplicate_row", "drop_duplicate_prompt", "drop_leaked", "drop_swapped", "drop_reversed", "drop_markers",
     "drop_headings", "drop_placeholder", "drop_roles", "drop_unanswered", "drop_encoding", "drop_personal", "skip_damaged",
     "strip_pictures", "learn_all", "learn_reasoning", "no_reasoning", "drop_tools", "drop_pictures", "drop_weight_zero",
-    "drop_reasoning",
+    "drop_reasoning", "strip_question", "drop_repeated_question",
 ]  # fmt: skip
 """Clean-up steps that repair or remove rows, see data/quality/remedies.py."""
 

@@ -214,13 +214,20 @@ def read_preview(glance: PreviewRequest, limits: FileLimits = FILE_LIMITS) -> Pr
             if file.position() > PREVIEW_BYTES:
                 break
         if not survey.rows:
-            raise DataError(flaw.text) if flaw else DataError("files.no_rows", file=file.name)
+            raise no_rows_error(file, flaw)
         columns = tuple(ColumnPreview(name, one.structure, tuple(one.samples)) for name, one in survey.columns.items())
         try:
-            found = detect.detect_schema(survey, file.name)
+            found = detect.detect_schema(survey, file.name, file.may_be_prose)
         except DataError as error:
             return Preview(file.name, columns, detect.guess_parts(survey.column_structures()), problem=str(error))
         return Preview(file.name, columns, found.columns, found.name)
+
+
+def no_rows_error(file: open_file.OpenFile, flaw: UnreadableRow | None) -> DataError:
+    """Why a file without a readable row has none."""
+    if flaw and not file.may_be_prose:
+        return DataError(flaw.text)
+    return DataError("files.prose" if flaw else "files.no_rows", file=file.name)
 
 
 def stream_rows(request: ReadRequest, limits: FileLimits = FILE_LIMITS) -> Iterator[ReadEvent]:
@@ -265,12 +272,14 @@ def stream_file(path: Path, request: ReadRequest, limits: FileLimits) -> Iterato
             yield from clock.count_row()
         if not clock.rows:
             raise DataError("files.no_rows", file=file.name)
+        if not survey.rows and file.may_be_prose:
+            raise DataError("files.prose", file=file.name)
         if not survey.rows:
             yield from (row for row in islice(file.rows(), request.rows) if isinstance(row, UnreadableRow))
             return
         if survey.beyond:
             yield FileNote(Text("files.many_columns", file=file.name, limit=MAX_COLUMNS))
-        found = detect.detect_schema(survey, file.name)
+        found = detect.detect_schema(survey, file.name, file.may_be_prose)
         yield SchemaDetected(file.name, file.format, found)
         clock.start_second_pass()
         yield from convert_rows(islice(file.rows(), request.rows), found, file, clock)

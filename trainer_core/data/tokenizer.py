@@ -32,7 +32,7 @@ def load_tokenizer(folder: str, template: Template = "own") -> PreTrainedTokeniz
     """A model's tokenizer without the model, from its checked folder.
 
     Raises:
-        ModelError: it cannot be read.
+        ModelError: it cannot be read, or has neither an end token nor a padding token.
     """
     from transformers import AutoTokenizer  # heavy: several seconds
 
@@ -40,6 +40,8 @@ def load_tokenizer(folder: str, template: Template = "own") -> PreTrainedTokeniz
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError) as error:
         raise ModelError("tokens.no_tokenizer", folder=folder, error=str(error)) from error
+    if tokenizer.eos_token_id is None and tokenizer.pad_token_id is None:
+        raise ModelError("tokens.no_end_token", folder=folder)
     return with_chat_template(tokenizer, template)
 
 

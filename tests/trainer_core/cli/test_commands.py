@@ -14,7 +14,9 @@ from trainer_core.cli import commands, demo, terminal
 from trainer_core.data.read_events import ReadProgress
 from trainer_core.errors import ConfigError, TrainingError
 from trainer_core.schema import read_toml
+from trainer_core.system import hardware
 from trainer_core.system.project import PROJECT
+from trainer_core.texts import Text
 
 pytestmark = pytest.mark.real
 
@@ -117,6 +119,18 @@ def test_a_recipe_may_name_what_cannot_be(tmp_path: Path, capfd: pytest.CaptureF
     for verb, code in (("plan", 0), ("train", 1)):
         found = commands.main(["--workspace", str(tmp_path / "w"), verb, str(recipe)])
         assert (found, "Traceback" in capfd.readouterr().err) == (code, False)
+
+
+def test_a_plan_for_a_card_that_is_not_there(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('method = "sft"')
+    problem = hardware.detect_machine().problem
+    if not problem:
+        pytest.skip("this computer has a card")
+    for asked, code in (("cuda", 1), ("cpu", 0)):
+        line = ["--workspace", str(tmp_path / "w"), "--device", asked, "plan", str(recipe)]
+        assert commands.main(line) == code
+    assert str(Text("device_choice.no_gpu", problem=problem)) in capfd.readouterr().err
 
 
 def test_progress_goes_on_through_files_and_passes() -> None:

@@ -89,6 +89,8 @@ def parse_long_integers(text: bytes, rounded: Any) -> Any:
 def as_object(value: Any) -> dict[str, Any] | JsonError:
     if isinstance(value, dict):
         return value
+    if is_conversation(value):
+        return {"messages": value}
     return JsonError(Text("json.no_object", kind=VALUE_KINDS.get(type(value), Text("json.number"))))
 
 
@@ -189,6 +191,16 @@ def rows_from_columns(value: dict[str, Any]) -> list[Any] | None:
 def is_chat_turn(value: Any) -> bool:
     """Does a value look like one message of a chat, so that a list of it is one conversation?"""
     return isinstance(value, dict) and any(key in value for key in ("role", "from", "content", "value"))
+
+
+def is_conversation(value: Any) -> bool:
+    """Is a row no object, but the list of a conversation's turns?"""
+    return isinstance(value, list) and bool(value) and all(is_chat_turn(one) or is_text_pair(one) for one in value)
+
+
+def is_text_pair(value: Any) -> bool:
+    """Is a value a role with its text, or a question with its answer?"""
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(one, str) for one in value)
 
 
 def advance_position(piece: JsonValue, characters: int) -> tuple[int, int]:

@@ -22,6 +22,8 @@ from trainer_core.errors import DataError
 from trainer_core.texts import Text
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt")
+TABLE_SUFFIXES = (".csv", ".tsv")
+LINE_SUFFIXES = (".jsonl", ".ndjson")
 METADATA_FILES = ("dataset_info.json", "dataset_infos.json", "state.json")
 BINARY_SIGNATURES = {
     b"PK\x03\x04": Text("binary.zip"), b"7z\xbc\xaf": Text("binary.seven_zip"), b"\xfd7zXZ": Text("binary.xz"),
@@ -29,7 +31,8 @@ BINARY_SIGNATURES = {
     b"\x80\x02": Text("binary.pickle"), b"\x80\x03": Text("binary.pickle"), b"\x80\x04": Text("binary.pickle"),
     b"\x80\x05": Text("binary.pickle"), b"%PDF": Text("binary.pdf"), b"\x89PNG": Text("binary.image"),
     b"\xff\xd8\xff": Text("binary.image"), b"\x1f\x8b": Text("binary.gzip"), b"SQLite": Text("binary.database"),
-    b"\x7fELF": Text("binary.program"), b"GGUF": Text("binary.gguf"),
+    b"\x7fELF": Text("binary.program"), b"GGUF": Text("binary.gguf"), b"\xff\xff\xff\xff": Text("binary.arrow"),
+    b"Obj\x01": Text("binary.avro"), b"\x89HDF": Text("binary.hdf5"), b"\x93NUMPY": Text("binary.numpy"),
 }  # fmt: skip
 
 
@@ -114,6 +117,11 @@ class OpenFile:
     size: int
     position: Callable[[], int]
     """Bytes of the file read so far."""
+
+    @property
+    def may_be_prose(self) -> bool:
+        """Is it read as a table only because it is nothing else, such as a .txt file?"""
+        return self.format == "csv" and not self.name.lower().removesuffix(".gz").endswith(TABLE_SUFFIXES)
 
 
 @contextmanager
@@ -211,9 +219,9 @@ def detect_format(path: Path, rewind: Callable[[], BinaryIO]) -> FileFormat:
     suffix = Path(path.name.lower().removesuffix(".gz")).suffix
     start = head.translate(None, b"\0\xef\xbb\xbf\xff\xfe").lstrip()[:1]
     if start == b"[":
-        return "json"
+        return "jsonl" if suffix in LINE_SUFFIXES and starts_with_conversation(rewind(), head) else "json"
     if start == b"{":
-        return "jsonl" if suffix in (".jsonl", ".ndjson") or starts_with_row(rewind(), head) else "json"
+        return "jsonl" if suffix in LINE_SUFFIXES or starts_with_row(rewind(), head) else "json"
     if not start:
         raise DataError("files.blank", file=path.name)
     return {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet"}.get(suffix, "csv")  # type: ignore[return-value]
@@ -221,14 +229,25 @@ def detect_format(path: Path, rewind: Callable[[], BinaryIO]) -> FileFormat:
 
 def starts_with_row(file: BinaryIO, head: bytes) -> bool:
     """Is the first line an object on its own, or does it look like one followed by another?"""
-    found = encoding.detect_unicode(head) or encoding.TextEncoding(
-        "latin-1"
-    )  # JSON's own marks are ASCII in all others
-    lines = encoding.open_as_utf8(file, found, "")
-    first, second = (lines.readline(FILE_LIMITS.line_bytes).strip() for _ in range(2))
+    first, second = first_lines(file, head)
     try:
         return isinstance(orjson.loads(first), dict) and not (
             json_stream.rows_of_object(orjson.loads(first)) and not second
         )
     except orjson.JSONDecodeError:
         return first.endswith(b"}") and second.startswith(b"{")
+
+
+def starts_with_conversation(file: BinaryIO, head: bytes) -> bool:
+    """Is the first line a whole conversation: the list of its turns?"""
+    try:
+        return json_stream.is_conversation(orjson.loads(first_lines(file, head)[0]))
+    except orjson.JSONDecodeError:
+        return False
+
+
+def first_lines(file: BinaryIO, head: bytes) -> list[bytes]:
+    """The first two lines, as UTF-8 if the file is Unicode; JSON's own marks are ASCII in all other encodings."""
+    found = encoding.detect_unicode(head) or encoding.TextEncoding("latin-1")
+    lines = encoding.open_as_utf8(file, found, "")
+    return [lines.readline(FILE_LIMITS.line_bytes).strip() for _ in range(2)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from trainer_core.data.quality import text_patterns
 from trainer_core.data.quality.report import Level
@@ -14,6 +15,8 @@ IDENTICAL_SHARE = 0.95
 """Sides that share this much of their text, counted from both ends, differ too little to teach a preference."""
 END_LETTERS = 16
 """Letters compared first at either end. If both ends differ, at most 30 of 32 letters are shared: less than 95 %."""
+MIN_REPEATED_BYTES = 20
+"""Of a question, to count wherever an answer repeats it; a shorter one, such as a greeting, can come back by chance."""
 NEXT_ROLES = {"": ("user",), "user": ("assistant",), "assistant": ("user", "tool"), "tool": ("assistant", "tool")}
 """Role → roles allowed next; the user starts."""
 
@@ -50,6 +53,7 @@ QUALITY_CHECKS = {
         QualityCheck("duplicate_prompt", "notice"),
         QualityCheck("leaked", "warning"),
         QualityCheck("swapped", "warning", ("swap",)),
+        QualityCheck("repeated_question", "warning", ("strip_question",)),
         QualityCheck("reversed", "warning", ("reverse",)),
         QualityCheck("markers", "warning", ("strip_markers",)),
         QualityCheck("headings", "warning"),
@@ -114,6 +118,8 @@ def check_row(item: Item, margin: float | None = None) -> Iterator[str]:
         yield "unanswered"
     if is_swapped(item):
         yield "swapped"
+    if any(repeats_question(asked, said) for asked, said in answered_questions(item)):
+        yield "repeated_question"
     if is_out_of_order(item):
         yield "roles"
     yield from codes_outside_loss(item)
@@ -214,6 +220,23 @@ def is_swapped(item: Item) -> bool:
         return False
     prompt, answer = asked[0].content, said[0].content
     return len(prompt) > 2 * len(answer) and answer.rstrip().endswith("?") and "?" not in prompt
+
+
+def answered_questions(item: Item) -> Iterator[tuple[str, str]]:
+    """The text of each user turn with that of the answer to it; of a pair, with both answers."""
+    whole = [item.messages] if isinstance(item, Chat) else [item.prompt + item.chosen, item.prompt + item.rejected]
+    for messages in whole:
+        for asked, said in pairwise(messages):
+            if (asked.role, said.role) == ("user", "assistant"):
+                yield asked.content, said.content
+
+
+def repeats_question(asked: str, said: str) -> bool:
+    """Does an answer hold the whole question? A short one must be its beginning, and end with a question mark."""
+    question = asked.strip()
+    if len(question.encode(errors="replace")) >= MIN_REPEATED_BYTES:
+        return question in said
+    return question.endswith(("?", "\uff1f")) and len(question) > 1 and said.lstrip().startswith(question)
 
 
 def is_out_of_order(item: Item) -> bool:

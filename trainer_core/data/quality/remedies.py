@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from itertools import pairwise
 from typing import NamedTuple
 
 from trainer_core.data.quality.checks import (
@@ -13,6 +14,7 @@ from trainer_core.data.quality.checks import (
     check_row,
     codes_outside_loss,
     is_swapped,
+    repeats_question,
     unusable_code,
 )
 from trainer_core.data.quality.text_patterns import MAIL_ADDRESS, MANGLED_TEXT, MEDIA_PLACEHOLDERS, SECRET_KEY
@@ -159,6 +161,25 @@ def drop_system_prompts(item: Item) -> Item:
     return replace(item, prompt=tuple(message for message in item.prompt if message.role != "system"))
 
 
+def strip_questions(item: Item) -> Item:
+    """Removes the question with which an answer begins, and the white space behind it."""
+    if isinstance(item, Chat):
+        return Chat(without_questions(item.messages))
+    start = len(item.prompt)
+    chosen, rejected = (without_questions(item.prompt + side)[start:] for side in (item.chosen, item.rejected))
+    return Pair(item.prompt, chosen, rejected)
+
+
+def without_questions(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    done = list(messages[:1])
+    for asked, said in pairwise(messages):
+        question, answer = asked.content.strip(), said.content.lstrip()
+        begins = (asked.role, said.role) == ("user", "assistant") and answer.startswith(question)
+        repeats = begins and repeats_question(question, answer)
+        done.append(replace(said, content=answer.removeprefix(question).lstrip()) if repeats else said)
+    return tuple(done)
+
+
 def strip_pictures(item: Item) -> Item:
     """Removes placeholders of images, video and audio, and the white space left at the ends."""
 
@@ -213,6 +234,7 @@ ROW_REMEDIES: dict[str, Callable[[Item], Item]] = {
     "mask": mask_personal_data,
     "no_system": drop_system_prompts,
     "strip_pictures": strip_pictures,
+    "strip_question": strip_questions,
     "learn_all": learn_all,
     "learn_reasoning": learn_reasoning,
     "no_reasoning": drop_reasoning,
@@ -249,6 +271,7 @@ REMEDY_LABELS = {
     "mend_encoding": "Mend the characters",
     "mask": "Replace them by [mail] and [key]",
     "no_system": "Take out all system prompts",
+    "strip_question": "Take the question out of the answer",
     "strip_pictures": "Take the placeholders out",
     "learn_all": "Learn them all the same",
     "learn_reasoning": "Learn the reasoning too",

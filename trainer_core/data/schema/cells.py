@@ -6,6 +6,8 @@ import ast
 import json
 import re
 from dataclasses import dataclass, field
+from datetime import date, time
+from decimal import Decimal
 from typing import Any, Literal, NamedTuple
 
 import orjson
@@ -14,7 +16,9 @@ from trainer_core.data.schema import transcripts
 from trainer_core.data.schema.messages import Role
 from trainer_core.texts import Text
 
-Structure = Literal["text", "transcript", "number", "truth", "message", "messages", "scored", "rounds", "other"]
+Structure = Literal[
+    "text", "transcript", "number", "truth", "binary", "date", "texts", "message", "messages", "scored", "rounds", "other"
+]  # fmt: skip
 Values = dict[str, Any]
 Parts = dict[str, str]
 """Part → column."""
@@ -91,8 +95,12 @@ def cell_structure(value: Any) -> Structure:
             return "transcript" if transcripts.detect_transcript(value) else "text"
         case bool():
             return "truth"
-        case int() | float():
+        case int() | float() | Decimal():
             return "number"
+        case bytes():
+            return "binary"
+        case date() | time():
+            return "date"
         case dict():
             keys = message_keys(value)
             return "other" if keys is None else "messages" if is_columns(value, keys) else "message"
@@ -104,11 +112,28 @@ def cell_structure(value: Any) -> Structure:
 def list_structure(value: list[Any]) -> Structure:
     if isinstance(value[0], str):
         value = [parse_written_messages(one) if isinstance(one, str) else one for one in value]
+    value = conversation_turns(value)
     if all(isinstance(one, dict) for one in value):
         if all(message_keys(one) for one in value):
             return "messages"
         return "scored" if all(is_scored_answer(one) for one in value) else "other"
-    return "rounds" if all(is_question_round(one) for one in value) else "other"
+    if all(is_question_round(one) for one in value):
+        return "rounds"
+    return "texts" if all(isinstance(one, str) for one in value) else "other"
+
+
+def conversation_turns(value: list[Any]) -> list[Any]:
+    """The turns of a list: those of the only list in it, and role and text in a list as an object."""
+    if len(value) == 1 and isinstance(value[0], list) and value[0] and not isinstance(value[0][0], str):
+        value = value[0]
+    if not all(is_question_round(one) and find_role(one[0]) for one in value):
+        return value
+    return [{"role": role, "content": content} for role, content in value]
+
+
+def find_role(name: Any) -> Role | None:
+    """The role of a name, in any of its spellings; None if it is unknown."""
+    return ROLES.get(str(name).strip().casefold())
 
 
 def is_question_round(value: Any) -> bool:
@@ -133,7 +158,7 @@ def cell_text(row: RowCells, column: str) -> str:
         return value
     if value is None:
         raise BadRow("missing", Text("cells.missing", column=column))
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
         return str(value)
     raise BadRow("not text", Text("cells.not_text", column=column))
 
@@ -218,8 +243,8 @@ def list_roles(value: list[Any] | dict[str, Any]) -> list[Role | None]:
     """The role of every message in a value; None for an unknown role."""
     several = [
         parse_written_messages(one) if isinstance(one, str) else one
-        for one in (value if isinstance(value, list) else [value])
+        for one in (conversation_turns(value) if isinstance(value, list) else [value])
     ]
     named = [one[keys[0]] for one in several if isinstance(one, dict) and (keys := message_keys(one))]
     flat = [role for one in named for role in (one if isinstance(one, list) else [one])]
-    return [ROLES.get(str(role).strip().casefold()) for role in flat]
+    return [find_role(role) for role in flat]

@@ -157,12 +157,9 @@ def history_messages(row: RowCells) -> tuple[Message, ...]:
     rounds = row.part_cell("history")
     if rounds is None:
         return ()
-    match cells.cell_structure(rounds):
-        case "rounds":
-            return tuple(turn for one, said in rounds for turn in (Message("user", one), Message("assistant", said)))
-        case "message" | "messages":
-            return cell_messages(row, row.columns["history"])
-    raise BadRow("history", Text("cells.not_rounds", column=row.columns["history"]))
+    if cells.cell_structure(rounds) not in ("rounds", "message", "messages"):
+        raise BadRow("history", Text("cells.not_rounds", column=row.columns["history"]))
+    return cell_messages(row, row.columns["history"])
 
 
 def with_system(messages: tuple[Message, ...], row: RowCells) -> tuple[Message, ...]:

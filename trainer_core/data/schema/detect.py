@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from trainer_core.data.schema import transcripts
-from trainer_core.data.schema.cells import Structure
-from trainer_core.data.schema.data_schema import PART_NAMES, DataSchema, Kind, normalise_name
-from trainer_core.data.schema.survey import Allowed, FileSurvey
+from trainer_core.data.schema.cells import Structure, message_keys
+from trainer_core.data.schema.data_schema import KNOWN_NAMES, PART_NAMES, DataSchema, Kind, normalise_name
+from trainer_core.data.schema.survey import Allowed, ColumnSurvey, FileSurvey
 from trainer_core.errors import DataError
 from trainer_core.texts import Text
 
@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 TEXT: Allowed = frozenset(("text", "transcript", "number"))
 ANY_MESSAGES: Allowed = frozenset(("message", "messages"))
 TURNS: Allowed = frozenset(("messages",))
+ROUNDS: Allowed = frozenset(("rounds",))
 TRANSCRIPTS: Allowed = frozenset(("transcript",))
 ANY_TEXT = TEXT | ANY_MESSAGES
 LABEL: Allowed = frozenset(("truth", "text", "number"))
 EXTRAS: dict[str, Allowed] = {
     "system": TEXT,
     "input": TEXT,
-    "history": frozenset(("rounds", "message", "messages", "other")),
+    "history": frozenset(("rounds", "message", "messages", "texts", "other")),
     "reasoning": TEXT,
 }
 NEEDS: dict[str, str] = {"input": "prompt", "history": "prompt", "reasoning": "answer"}
@@ -58,7 +59,7 @@ RULES = (
     ),
     SchemaRule("preference pairs as whole conversations", "pairs", {"chosen": TURNS, "rejected": TURNS}),
     SchemaRule("Anthropic HH transcripts", "pairs", {"chosen": TRANSCRIPTS, "rejected": TRANSCRIPTS}),
-    SchemaRule("preference pairs", "pairs", {"prompt": ANY_TEXT, "chosen": TEXT, "rejected": TEXT}),
+    SchemaRule("preference pairs", "pairs", {"prompt": ANY_TEXT, "chosen": ANY_TEXT, "rejected": ANY_TEXT}),
     SchemaRule(
         "preference pairs after a conversation", "pairs", {"messages": TURNS, "chosen": ANY_TEXT, "rejected": ANY_TEXT}
     ),
@@ -66,6 +67,7 @@ RULES = (
     SchemaRule("KTO", "kto", {"prompt": ANY_TEXT, "answer": ANY_TEXT, "label": LABEL}),
     SchemaRule("KTO", "kto", {"messages": TURNS, "label": LABEL}),
     SchemaRule("chat messages", "chat", {"messages": TURNS}),
+    SchemaRule("rounds of question and answer", "chat", {"messages": ROUNDS}, {"messages": PART_NAMES["messages"]}),
     SchemaRule("Alpaca", "chat", {"prompt": TEXT, "answer": TEXT}, ALPACA),
     SchemaRule("question and answer", "chat", {"prompt": TEXT, "answer": TEXT}, QUESTION),
     SchemaRule("prompt and completion", "chat", {"prompt": ANY_TEXT, "answer": ANY_TEXT}),
@@ -75,9 +77,12 @@ RULES = (
 """Tried in this order; schemas with more requirements come first."""
 
 
-def detect_schema(survey: FileSurvey, where: str) -> DataSchema:
+def detect_schema(survey: FileSurvey, where: str, may_be_prose: bool = False) -> DataSchema:
     """The schema of the rows, or the one of a manual column mapping. Of the known schemas that fit, the first that most rows
     have: a few rows with more columns do not exclude the others.
+
+    Args:
+        may_be_prose: the file may have no columns at all.
 
     Raises:
         DataError: no known schema fits, or it is KTO. Names the columns found and those needed.
@@ -97,30 +102,81 @@ def detect_schema(survey: FileSurvey, where: str) -> DataSchema:
         if rule.kind != "kto":
             return build_schema(rule, rule.kind, found, survey)
         raise DataError("schema.kto", file=where)
-    about = {"file": where, "columns": list_columns(columns), "required": REQUIRED_PARTS}
-    if unfit := unfit_columns(columns):
-        raise DataError("schema.unfit", **about, unfit=", ".join(map(str, unfit[:4])))
-    raise DataError("schema.unknown", **about)
+    if may_be_prose and not any(normalise_name(name) in KNOWN_NAMES for name in survey.columns):
+        raise DataError("files.prose", file=where)
+    raise unknown_schema_error(survey, where)
 
 
-def unfit_columns(columns: Mapping[str, Structure]) -> list[Text]:
-    """Columns with a known name but unsuitable content."""
-    parts = ("prompt", "answer", "chosen", "rejected", "messages", "text")
-    known = {name for part in parts for name in PART_NAMES[part]}
-    named = {name: kind for name, kind in columns.items() if normalise_name(name) in known}
-    return [Text(UNFIT_CODES[kind], column=name) for name, kind in named.items() if kind in UNFIT_CODES]
+def unknown_schema_error(survey: FileSurvey, where: str) -> DataError:
+    """Why no known schema fits: the content of the columns that should be one, or the columns that are missing."""
+    about = {"file": where, "columns": list_columns(survey.columns), "required": REQUIRED_PARTS}
+    if single_turn_columns(survey):
+        return DataError("schema.single_turns", **about)
+    if unfit := unfit_columns(survey):
+        return DataError("schema.unfit", **about, unfit=", ".join(map(str, unfit[:4])))
+    return DataError("schema.unknown", **about)
 
 
-UNFIT_CODES: dict[Structure, str] = {
+FITTING_CONTENT = dict.fromkeys(("prompt", "answer", "chosen", "rejected"), ANY_TEXT) | {
+    "text": TEXT,
+    "messages": TURNS | ROUNDS,
+}
+"""Part → structures that some rule accepts for it."""
+
+
+def unfit_columns(survey: FileSurvey) -> list[Text]:
+    """Columns with a known name but unsuitable content, and what that is."""
+    return [
+        describe_content(name, column)
+        for name, column in survey.columns.items()
+        if (parts := [part for part in FITTING_CONTENT if normalise_name(name) in PART_NAMES[part]])
+        and not any(column.structure in FITTING_CONTENT[part] for part in parts)
+    ]
+
+
+def describe_content(name: str, column: ColumnSurvey) -> Text:
+    """What a column holds; of objects the keys, because other names of role and content are the usual reason."""
+    kind = column.structure
+    example = column.examples.get(kind)
+    if kind == "other":
+        first = example[0] if isinstance(example, list) and example else example
+        if isinstance(first, dict) and first:
+            return Text("schema.holds_objects", column=name, names=", ".join(str(key)[:40] for key in [*first][:6]))
+    if kind == "message" and isinstance(example, dict) and any(isinstance(one, list) for one in example.values()):
+        return Text("schema.holds_unequal_lists", column=name)
+    if kind == "text" and str(example).lstrip()[:1] in ("[", "{"):
+        return Text("schema.holds_json", column=name)
+    return Text(CONTENT_CODES[kind], column=name)
+
+
+CONTENT_CODES: dict[Structure, str] = {
+    "text": "schema.holds_text",
+    "transcript": "schema.holds_transcript",
+    "number": "schema.holds_number",
     "truth": "schema.holds_truth",
-    "other": "schema.holds_others",
+    "binary": "schema.holds_binary",
+    "date": "schema.holds_date",
+    "texts": "schema.holds_texts",
+    "message": "schema.holds_message",
+    "messages": "schema.holds_messages",
+    "scored": "schema.holds_scored",
     "rounds": "schema.holds_rounds",
-    "scored": "schema.holds_scores",
+    "other": "schema.holds_other",
 }
 
 
+def single_turn_columns(survey: FileSurvey) -> bool:
+    """Is each row one message, with its role in one column and its content in another?"""
+    keys = message_keys({normalise_name(name): name for name in survey.columns})
+    return keys is not None and all(
+        survey.columns[name].structure == "text" for name in survey.columns if normalise_name(name) in keys
+    )
+
+
 def is_plausible_match(rule: SchemaRule, found: Mapping[str, str], survey: FileSurvey) -> bool:
-    """Is a rule's match plausible? A KTO label must be a judgement in every row."""
+    """Is a rule's match plausible? A KTO label must be a judgement in every row, and one message is no plain text."""
+    if rule.name == "plain text":
+        return not single_turn_columns(survey)
     return rule.kind != "kto" or survey.columns[found["label"]].judges
 
 
@@ -172,7 +228,8 @@ def pick_column(
 
 
 def without_question_answer(columns: dict[str, Structure]) -> dict[str, Structure]:
-    """The columns without prompt and answer, if both exist by name."""
+    """The columns without rejected answers, and without prompt and answer if both exist by name."""
+    columns = {name: kind for name, kind in columns.items() if normalise_name(name) not in PART_NAMES["rejected"]}
     asked = {column for column in columns if normalise_name(column) in PART_NAMES["prompt"]}
     said = {column for column in columns if normalise_name(column) in PART_NAMES["answer"]}
     return {one: kind for one, kind in columns.items() if one not in asked | said} if asked and said else columns

@@ -7,12 +7,14 @@ from typing import Any
 
 from trainer_core.data.schema.cells import (
     PICTURES,
-    ROLES,
     TOOLS,
     BadRow,
     RowCells,
+    conversation_turns,
+    find_role,
     has_content,
     is_columns,
+    is_question_round,
     message_keys,
     parse_literal,
     parse_written_messages,
@@ -36,7 +38,7 @@ TEXT_TYPES = (None, "text", "input_text", "output_text")
 
 
 def cell_messages(row: RowCells, column: str) -> tuple[Message, ...]:
-    """A cell with one message object or a list of them.
+    """A cell with one message object, a list of them, or a list of questions with their answers.
 
     Raises:
         BadRow: the cell is empty, or something in it is not a message.
@@ -50,7 +52,10 @@ def cell_messages(row: RowCells, column: str) -> tuple[Message, ...]:
         raise BadRow("missing", Text("cells.no_messages", column=column))
     if not isinstance(value, list):
         raise BadRow("not a message", Text("cells.not_messages", column=column))
-    return tuple([convert_message(row, one, column) for one in value])
+    turns = conversation_turns(value)
+    if all(is_question_round(one) for one in turns):
+        return tuple(turn for one, said in turns for turn in (Message("user", one), Message("assistant", said)))
+    return tuple([convert_message(row, one, column) for one in turns])
 
 
 def transpose_lists(value: dict[str, Any]) -> list[dict[str, Any]]:
@@ -73,7 +78,7 @@ def convert_message(row: RowCells, value: Any, column: str) -> Message:
     if keys is None:
         raise BadRow("not a message", Text("cells.not_message", column=column))
     role, content = str(value[keys[0]]).strip().casefold(), value[keys[1]]
-    known = ROLES.get(role)
+    known = find_role(role)
     if known is None:
         raise BadRow("unknown role", Text("cells.unknown_role", column=column, role=str(value[keys[0]])[:40]))
     if has_content(value.get("tool_calls"), True) or has_content(value.get("function_call"), True):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from trainer_core.data.schema.cells import Structure, Values, cell_structure, has_content, parse_written_messages
-from trainer_core.data.schema.data_schema import PART_NAMES, WRITTEN_STRUCTURES, normalise_name
+from trainer_core.data.schema.data_schema import PART_NAMES, WRITTEN_STRUCTURES, flatten_objects, normalise_name
 
 if TYPE_CHECKING:
     from trainer_core.config.recipe import Columns
@@ -20,12 +20,12 @@ MAX_COLUMNS = 1_000
 
 @dataclass
 class ColumnSurvey:
-    """The filled cells of one column: number per structure, the first one, and whether all are booleans."""
+    """The filled cells of one column: number and first one per structure, and whether all are booleans."""
 
     also: Structure | None = None
     answer: bool = False
     counts: Counter[Structure] = field(default_factory=Counter)
-    first: Any = None
+    examples: dict[Structure, Any] = field(default_factory=dict)
     samples: list[str] = field(default_factory=list)
     judges: bool = True
     """Every cell so far is a yes or a no."""
@@ -36,11 +36,16 @@ class ColumnSurvey:
         if not has_content(value, spelled_out=self.also is not None):
             return
         found = parse_written_messages(value, self.also, self.answer) if isinstance(value, str) else value
-        if not self.counts:
-            self.first = found
         if len(self.samples) < MAX_SAMPLES:
             self.samples.append(" ".join(str(value)[:400].split())[:160])
-        self.counts[cell_structure(found)] += 1
+        kind = cell_structure(found)
+        self.counts[kind] += 1
+        self.examples.setdefault(kind, found)
+
+    @property
+    def first(self) -> Any:
+        """The first filled cell; None in an empty column."""
+        return next(iter(self.examples.values()), None)
 
     @property
     def structure(self) -> Structure:
@@ -61,7 +66,7 @@ class FileSurvey:
 
     def add(self, values: Values) -> None:
         self.rows += 1
-        for name, value in values.items():
+        for name, value in flatten_objects(values).items():
             column = self.columns.get(name)
             if column is None:
                 if len(self.columns) >= MAX_COLUMNS:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from trainer_core import data
 from trainer_core.config.recipe import Data, MethodChain
 from trainer_core.data import CheckOptions, DataFinding, DataReport, Message, Pair, ReadRequest, load_data
-from trainer_core.data.quality import analysis, checks
+from trainer_core.data.quality import analysis, checks, remedies
 from trainer_core.data.quality.checks import QUALITY_CHECKS
 from trainer_core.errors import DataError
 from trainer_core.texts import Text
@@ -96,6 +96,12 @@ PLANTS = (
     Plant("pictures", 4, lambda row: say(row, "prompt", "<image>\n" + row["prompt"][0]["content"]), "strip_pictures"),
     Plant("weight_zero", 5, lambda row: weigh(row, 0), "learn_all"),
     Plant("reasoning", 6, lambda row: row["chosen"][0].update(reasoning_content="One by one."), "learn_reasoning"),
+    Plant(
+        "repeated_question",
+        7,
+        lambda row: say(row, "chosen", f"{row['prompt'][0]['content']}\n\n{row['chosen'][0]['content']}"),
+        "strip_question",
+    ),
 )
 
 
@@ -231,6 +237,60 @@ def test_faults_of_chats(tmp_path: Path) -> None:
     )
     asked = {chat.messages[0].content for chat in swapped.chats + swapped.held_out_chats}
     assert "What is its capital?" in asked and "Be kind." not in asked
+
+
+LONG_QUESTION, SHORT_QUESTION = "What grows in the third bed?", "Why?"
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "stripped"),
+    [
+        (LONG_QUESTION, f"{LONG_QUESTION} Beans.", "Beans."),
+        (f" {LONG_QUESTION}\n", f"\n{LONG_QUESTION}\n\nBeans.", "Beans."),
+        (LONG_QUESTION, f"Question: {LONG_QUESTION}\nAnswer: beans.", ""),
+        ("第三块地里种的是什么东西？", "第三块地里种的是什么东西？豆子。", "豆子。"),
+        (SHORT_QUESTION, f"{SHORT_QUESTION} Because.", "Because."),
+    ],
+)
+def test_a_question_inside_its_answer_is_found_on_either_side(
+    tmp_path: Path, question: str, answer: str, stripped: str
+) -> None:
+    good = [{"prompt": f"{n}?", "chosen": f"It is {n}.", "rejected": "No."} for n in range(40)]
+    for side in ("chosen", "rejected"):
+        path = tmp_path / "p.jsonl"
+        path.write_text(
+            "".join(json.dumps(row) + "\n" for row in [*good, {**good[0], "prompt": question, side: answer}])
+        )
+        found = finding(check(path), "repeated_question")
+        assert (found.level, found.count, found.examples[0].line) == ("warning", 1, 41)
+        assert "repeated_question" not in counts(check(path, CheckOptions(steps=("drop_repeated_question",))))
+        if stripped:
+            row = check(path, CheckOptions(steps=("strip_question",)))
+            assert "repeated_question" not in counts(row) and row.usable == 41
+    item = Pair((Message("user", question),), (Message("assistant", answer),), (Message("assistant", "No."),))
+    mended = remedies.strip_questions(item)
+    assert isinstance(mended, Pair) and mended.chosen[0].content == (stripped or answer)
+    assert mended.rejected == item.rejected
+
+
+def test_a_question_in_a_later_turn_of_a_chat(tmp_path: Path) -> None:
+    rows = [[("user", f"Tell {n}"), ("assistant", f"Told {n}")] for n in range(40)]
+    rows[7] += [("user", LONG_QUESTION), ("assistant", f"{LONG_QUESTION} Beans.")]
+    assert counts(check(chats(tmp_path / "c.jsonl", rows)))["repeated_question"] == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("Hello there", "Hello there! How can I help?"),
+        ("?", "? is a question mark."),
+        ("Why?", "I wonder. Why?"),
+        (LONG_QUESTION, "In the third bed grow beans."),
+        ("How are you?", "Fine, thanks. How are you?"),
+    ],
+)
+def test_words_that_come_back_by_chance_are_no_repeated_question(asked: str, said: str) -> None:
+    assert not checks.repeats_question(asked, said)
 
 
 def test_lengths_are_told_in_characters(tmp_path: Path) -> None:

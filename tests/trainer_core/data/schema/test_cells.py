@@ -149,7 +149,7 @@ def test_one_object_with_lists_may_be_one_row(tmp_path: Path) -> None:
     path.write_text(json.dumps({"messages": [TALK, TALK]}))
     assert len(read(path).used) == 2
     path.write_text(json.dumps({"prompt": ["a", "b"], "completion": ["c"]}))
-    assert str(Text("schema.holds_others", column="prompt")) in read(path).refused
+    assert str(Text("schema.holds_texts", column="prompt")) in read(path).refused
 
 
 def test_a_refusal_says_what_stands_where_a_text_should_be(tmp_path: Path) -> None:
