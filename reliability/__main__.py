@@ -24,6 +24,7 @@ EXPERIMENTS = {
     "doors": "access",
     "kills": "worker_kill",
     "paths": "path_traversal",
+    "power": "power_cut",
     "saves": "checkpoint_damage",
     "soak": "memory_soak",
     "starts": "concurrent_starts",

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from reliability.experiments import gpu_resume
+from reliability.experiments import gpu_resume, power_cut
 from reliability.experiments.divergence import recordings
 from reliability.harness.claim import Figure, Proof, TrialCount, render_reliability_page
+from reliability.harness.disk_record import Append, record_work
 from trainer_core.system.project import PROJECT
 
 pytestmark = pytest.mark.real
@@ -22,6 +24,7 @@ pytestmark = pytest.mark.real
     [
         "alarms",
         "disks",
+        "power",
         "saves",
         "starts",
         "states",
@@ -64,6 +67,20 @@ def test_what_has_no_control_is_called_a_figure() -> None:
     assert Figure("x", TrialCount(1, 0)).holds and not Figure("x", TrialCount(1, 1)).holds
     with pytest.raises(TypeError):
         Proof("x", TrialCount(5, 0), "see above")  # type: ignore[call-arg]
+
+
+def test_what_torch_and_safetensors_write_without_python_is_recorded(tmp_path: Path) -> None:
+    def work() -> Iterator[str]:
+        power_cut.fill_folder(tmp_path, 4)
+        yield "filled"
+
+    written = dict[int, bytes]()
+    record = record_work(tmp_path, work())
+    for operation in record.operations:
+        if isinstance(operation, Append):
+            written[operation.file] = written.get(operation.file, b"") + operation.data
+    on_disk = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert sorted(written.values()) == sorted(on_disk) and len(on_disk) == len(power_cut.FILES)
 
 
 def test_enough_real_runs_are_recorded() -> None:

@@ -97,11 +97,21 @@ def convert_gguf(gguf: Path, target: Path) -> None:
     tokenizer = build_tokenizer(reader)
     tokens = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad", "unk")}
     model = read_llama(reader, torch.bfloat16, _model_name_or_path=reader.fields["general.name"].contents(), **tokens)
+    publish_model(model, tokenizer, staging, target)
+
+
+def publish_model(model: Any, tokenizer: Any, staging: Path, target: Path) -> None:
+    """Save both in the staging folder, with what they were made of, and publish it.
+
+    Raises:
+        DiskError: a file cannot be written; there is no new folder.
+    """
     with durable.disk_errors(target):
         model.save_pretrained(staging, safe_serialization=True)
         tokenizer.save_pretrained(staging)
         made_of = {"package": PACKAGE, "file": GGUF, "licence": "Apache-2.0", "conversion": CONVERSION}
         durable.write_atomically(staging / SOURCE, json.dumps(made_of))
+        durable.flush_tree(staging)
         durable.publish_staged(staging, target)
 
 

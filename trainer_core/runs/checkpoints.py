@@ -124,8 +124,9 @@ def staged_write(target: Path, origin: CheckpointSource, step: int, needs: int =
     shutil.rmtree(staging, ignore_errors=True)
     with durable.disk_errors(target):
         try:
+            durable.create_folders(target.parent)
             durable.fault_point(staging)
-            staging.mkdir(parents=True)
+            staging.mkdir()
             yield staging
             write_manifest(staging, origin, step)
             durable.publish_staged(staging, target)
@@ -135,11 +136,11 @@ def staged_write(target: Path, origin: CheckpointSource, step: int, needs: int =
 
 
 def write_manifest(folder: Path, origin: CheckpointSource, step: int) -> None:
-    """Flush every file, then write the manifest."""
+    """Flush everything, then write the manifest."""
+    durable.flush_tree(folder)
     files = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file():
-            durable.flush_to_disk(path)
             files[path.relative_to(folder).as_posix()] = FileFingerprint(
                 bytes=path.stat().st_size, sha256=file_sha256(path)
             )

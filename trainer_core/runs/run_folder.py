@@ -28,8 +28,7 @@ from trainer_core.config.jobs import Job, TrainJob
 from trainer_core.errors import ConfigError
 from trainer_core.runs.workspace import ensure_dir
 from trainer_core.schema import StrictModel
-from trainer_core.system import untrusted_files
-from trainer_core.system.durable import write_atomically
+from trainer_core.system import durable, untrusted_files
 from trainer_core.texts import Text
 
 MAX_NAMED_KEYS = 5
@@ -62,7 +61,7 @@ class RunFile(StrictModel):
 
 
 def create_run(parent: Path, job: Job, name: str, **facts: Any) -> Path:
-    """Create a run folder with its run.json.
+    """Create a run folder with its run.json; a power cut does not take them back.
 
     Raises:
         DiskError: the folder or the file cannot be written.
@@ -71,7 +70,9 @@ def create_run(parent: Path, job: Job, name: str, **facts: Any) -> Path:
     run_id = "-".join(filter(None, (now.strftime("%Y%m%d-%H%M%S"), slugify_name(name), secrets.token_hex(2))))
     run_dir = ensure_dir(parent / run_id)
     run = RunFile(id=run_id, created=now.isoformat(timespec="seconds"), job=job, **facts)
-    write_atomically(run_dir / "run.json", run.model_dump_json(indent=1))
+    durable.write_atomically(run_dir / "run.json", run.model_dump_json(indent=1))
+    with durable.disk_errors(run_dir):
+        durable.flush_to_disk(run_dir)
     return run_dir
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 
 from trainer_core.errors import DiskError
+from trainer_core.system import durable
 from trainer_core.system.project import PROJECT
 
 
@@ -52,14 +53,13 @@ def default_workspace() -> Path:
 
 
 def ensure_dir(folder: Path) -> Path:
-    """The folder, created with its parents if needed, accessible to its owner only.
+    """The folder, created with its parents if needed, accessible to its owner only; a power cut does not take it back.
 
     Raises:
         DiskError: it cannot be created.
     """
     try:
-        for one in (*reversed(folder.parents), folder):
-            one.mkdir(mode=0o700, exist_ok=True)
+        durable.create_folders(folder, 0o700)
         make_private(folder)
     except OSError as error:
         raise DiskError("workspace.not_created", folder=str(folder), reason=error.strerror) from error

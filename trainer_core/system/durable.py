@@ -133,6 +133,26 @@ def flush_to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
+def flush_tree(folder: Path) -> None:
+    """Flush every file below a folder, and the entries of every folder in it and of its own."""
+    for path in sorted(folder.rglob("*")):
+        flush_to_disk(path)
+    flush_to_disk(folder)
+
+
+def create_folders(folder: Path, mode: int = 0o777) -> None:
+    """Create a folder with its parents if needed. A power cut does not take back what is new: its entry is flushed.
+
+    Raises:
+        FileExistsError: a file is in the way.
+    """
+    for one in (*reversed(folder.parents), folder):
+        if not one.is_dir():
+            fault_point(one)
+            one.mkdir(mode, exist_ok=True)
+            flush_to_disk(one.parent)
+
+
 def swap_paths(one: Path, other: Path) -> bool:
     """Swap two paths atomically. False: the system or file system cannot, and nothing changed.
 
