@@ -19,6 +19,8 @@ from trainer_core.runs.events import Phase
 QUESTION = "Starts at the same moment from two apps with two tabs each: how many runs train, and are the others refused in words?"
 SPEED = 400
 CLICKS = 2
+WAIT_SECONDS = 600.0
+"""For the end of the run, on however busy a machine."""
 
 
 def run(folder: Path, quick: bool) -> Iterator[Proof]:
@@ -68,7 +70,7 @@ def race_starts(folder: Path, open_app: Callable[[Path, float], Supervisor]) -> 
             app.registry.refresh()
         return not any(app.registry.active_run for app in apps)
 
-    if not wait_for(over, 60):
+    if not wait_for(over, WAIT_SECONDS):
         return "a run did not come to its end"
     views = apps[0].registry.run_states
     done = [view for view in views if view.phase is Phase.DONE]

@@ -9,13 +9,13 @@ import shutil
 import struct
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from bench.harness.measure import processor_seconds
 from reliability.harness.claim import Proof, TrialCount, count_trials
 from tests.support.model_files import frame_header, pack_safetensors
 from trainer_core.data import Message
@@ -28,11 +28,12 @@ from trainer_core.texts import verbatim
 
 QUESTION = (
     "Pickles under many names, configurations that ask for code, templates that reach out, never end or fill the memory, "
-    "lying weights, links to elsewhere, adapters of another shape: is each refused within 5 s with a reason of its own, and "
-    "does nothing in it run? The control loads those with code the stock way: pickles unrestricted, remote code, plain Jinja. A "
-    "door that refuses everything would pass that, so sound ones must be taken."
+    "lying weights, links to elsewhere, adapters of another shape: is each refused within 5 processor seconds with a reason "
+    "of its own, and does nothing in it run? The control loads those with code the stock way: pickles unrestricted, remote "
+    "code, plain Jinja. A door that refuses everything would pass that, so sound ones must be taken."
 )
 SECONDS = 5.0
+"""Processor seconds, those of child processes included: a busy machine takes more time, but not more of these."""
 CONFIG = {
     "model_type": "llama",
     "architectures": ["LlamaForCausalLM"],
@@ -83,15 +84,15 @@ def check_refused(beast: HostileModel, place: Path) -> str:
     """What went wrong, or nothing."""
     folder, canary = make_sound_folder(place / "model", beast.adapter), place / "canary"
     beast.make(folder, canary)
-    began = time.monotonic()
+    began = processor_seconds()
     try:
         load(folder, beast.adapter)
     except ModelError as error:
-        seconds = time.monotonic() - began
+        seconds = processor_seconds() - began
         if beast.words not in str(error):
             return f"{beast.name}: refused for another reason: {error}"
         if seconds > SECONDS:
-            return f"{beast.name}: refused after {seconds:.1f} s"
+            return f"{beast.name}: refused after {seconds:.1f} processor seconds"
     except Exception as error:  # noqa: BLE001  (a traceback instead of a sentence)
         return f"{beast.name}: {type(error).__name__}: {error}"
     else:
