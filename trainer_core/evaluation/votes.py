@@ -153,6 +153,9 @@ def append_record(path: Path, line: StrictModel) -> None:
     with FileLock(f"{path}.lock"), durable.disk_errors(path):
         cut_partial_line(path)
         whole = path.stat().st_size if path.exists() else 0
+        if not whole:  # first the name: a kill behind the line would leave it without a flush for good
+            path.touch()
+            durable.flush_to_disk(path.parent)
         durable.fault_point(path)
         with path.open("ab", buffering=0) as file:
             try:
@@ -162,8 +165,6 @@ def append_record(path: Path, line: StrictModel) -> None:
             except OSError:
                 file.truncate(whole)
                 raise
-        if not whole:
-            durable.flush_to_disk(path.parent)
 
 
 def read_vote_records(path: Path) -> list[Vote | Undo | WrittenAnswer]:
