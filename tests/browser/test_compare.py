@@ -57,6 +57,15 @@ def test_more_lanes_of_the_same_base(app: App, visit: Visit) -> None:
     expect(pane(page, "DPO").locator(".adapter")).to_have_attribute(
         "title", "adapter 3f9a12cd, moves logits by up to 4.2"
     )
+    other = visit(app)  # a page opened now has the models that are loaded
+    tab(other, "Compare")
+    expect(other.locator("#lane-select .token")).to_have_text(["Base", "SFT", "DPO", "DPO at 50%"])
+    other.close()
+    page.click("#lane-select input")
+    page.keyboard.press("Backspace")
+    page.keyboard.press("Escape")
+    generate(page)
+    expect(page.locator("#lanes h3")).to_have_text(["Base", "SFT", "DPO"])
 
 
 def test_a_prompted_base_and_a_conversation(app: App, visit: Visit) -> None:

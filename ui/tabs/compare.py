@@ -253,16 +253,17 @@ def step_prompt(registry: RunRegistry, form: CompareForm, by: int) -> str:
 
 
 def lane_updates(registry: RunRegistry, run_id: str, chosen: Sequence[str] = ()) -> tuple[Any, ...]:
-    """The chosen lanes, or a run's own; all lanes that can be added; and the two sides of a vote."""
-    beside = lane_names(registry, run_id)
-    lanes = [name for name in chosen if name in beside] or own_lane_names(registry, run_id)
+    """The chosen lanes, or a run's own; all lanes that can be added; and the two sides of a vote: those of the newest vote, else
+    the base and the last adapter of the run."""
+    beside, own = lane_names(registry, run_id), own_lane_names(registry, run_id)
+    lanes = [name for name in chosen if name in beside] or own
     voted = registry.comparison.contest if registry.comparison else None
-    before = (voted.first, voted.second) if voted and voted.run == run_id else ()
+    before = (voted.first, voted.second) if voted and voted.run == run_id else (own[0], own[-1]) if own else ()
     return gr.update(choices=beside, value=lanes), *side_updates(lanes, before)
 
 
 def side_updates(names: Sequence[str], before: Sequence[str] = ()) -> tuple[Any, Any]:
-    """The two lanes to vote on: the previous ones if present, else the first and the last, usually the base and the newest."""
+    """The two lanes to vote on: those of `before` if present, else the first and the last."""
     one, other = (
         before if set(before) <= set(names) and len(set(before)) == 2 else (first_name(names), last_name(names))
     )
