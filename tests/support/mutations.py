@@ -19,7 +19,7 @@ from typing import Literal
 from trainer_core.system.project import PROJECT
 
 LIST = Path(__file__).with_name("mutations.toml")
-SECONDS = 900
+SECONDS = 1800
 """For the tests of one mutation, on a busy machine."""
 FAILED_CLAIM = re.compile(r": [1-9][0-9,]* of [0-9,]+ failed")
 """In the words of a proof."""

@@ -102,14 +102,17 @@ def test_a_held_out_file_is_kept_out_of_both_stages(tmp_path: Path) -> None:
     assert len(asked) == 99 and "Question 3?" not in asked
 
 
-def test_a_later_turn_of_a_chat_can_leak_too(tmp_path: Path) -> None:
-    turns = [("user", "Question 1?"), ("assistant", "Good."), ("user", "And?"), ("assistant", "More.")]
-    chats = [{"messages": [{"role": role, "content": text} for role, text in turns]}]
+@pytest.mark.parametrize("asked", [1, 3])
+def test_a_later_turn_of_a_chat_can_leak_too(tmp_path: Path, asked: int) -> None:
+    said = [("user", "Question 1?"), ("assistant", "Good."), ("user", "And?"), ("assistant", "More.")]
+    turns = [{"role": role, "content": text} for role, text in said]
+    chats: list[Row] = [{"messages": turns}]
     chats += [
         {"messages": [{"role": "user", "content": f"Else {n}?"}, {"role": "assistant", "content": "y"}]}
         for n in range(9)
     ]
-    held_out = saved(tmp_path / "h.jsonl", [pair(1)])
+    sides = {side: [{"role": "assistant", "content": side}] for side in ("chosen", "rejected")}
+    held_out = saved(tmp_path / "h.jsonl", [{"prompt": turns[:asked], **sides}])
     data = Data(chat=saved(tmp_path / "c.jsonl", chats), pairs=None, held_out=held_out)
     loaded = load_data(data, MethodChain("sft"))
     assert len(loaded.chats) + len(loaded.held_out_chats) == 9

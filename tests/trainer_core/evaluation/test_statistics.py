@@ -102,6 +102,7 @@ def test_between_two_looks_the_verdict_stays():
     assert decide_verdict(clear).word == "Clear"
     later = decide_verdict([*clear, 0, 0, 0, 0, 0, 0, 0])
     assert (later.word, later.side, later.at, later.next_look) == ("Clear", 1, 10, 20)
+    assert decide_verdict([*clear, 1, 1, 1, 0, 1, 1, 1]) == later
 
 
 def test_equal_lanes_are_called_different_in_one_comparison_of_twenty_at_most():

@@ -90,32 +90,6 @@ def test_an_unfit_folder_is_refused_with_the_reason(tmp_path: Path, changes: dic
     assert refused.value.text.code == code and facts.items() <= refused.value.text.params.items()
 
 
-@pytest.mark.parametrize(
-    "key",
-    ["auto_map", "custom_pipelines", "trust_remote_code", "custom_generate", "auto_mapping", "megatron_config",
-     "_attn_implementation_internal", "_experts_implementation_internal"],
-)  # fmt: skip
-@pytest.mark.parametrize("file", ["config.json", "generation_config.json", "tokenizer_config.json"])
-def test_a_request_for_code_is_refused_in_every_configuration(tmp_path: Path, file: str, key: str) -> None:
-    """At the top and within."""
-    for config in ({key: "x"}, {"text": [{"inner": {key: {"a": "x"}}}]}):
-        with pytest.raises(ModelError) as refused:
-            resolve.resolve_model(str(folder(tmp_path, **{file: json.dumps(CONFIG | config)})), Workspace(tmp_path))
-        place = f"{tmp_path.name}/{file}"
-        assert (refused.value.text.code, refused.value.text.params) == (
-            "model_folder.own_code",
-            {"file": place, "key": key},
-        )
-
-
-@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation", "experts_implementation"])
-def test_a_kernel_of_the_hub_is_refused(tmp_path: Path, key: str) -> None:
-    with pytest.raises(ModelError) as refused:
-        named = json.dumps(CONFIG | {key: "owner/kernel"})
-        resolve.resolve_model(str(folder(tmp_path, config__json=named)), Workspace(tmp_path))
-    assert refused.value.text.code == "model_folder.hub_code" and refused.value.text.params["key"] == key
-
-
 def test_a_fit_folder_and_a_hub_id_are_taken(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "w")
     (tmp_path / "m").mkdir()
@@ -140,31 +114,6 @@ def test_a_name_that_is_neither_is_refused(tmp_path: Path, name: str) -> None:
 
 
 PYTHON_OBJECTS, MEMORY = str(Text("chat_template.python_objects")), str(Text("chat_template.memory"))
-
-
-@pytest.mark.parametrize(
-    ("template", "says"),
-    [
-        ("{% for m in messages %}{% generation %}{{ m['content'] | tojson }}{% endgeneration %}{% endfor %}", ""),
-        ("{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}", ""),
-        ("{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ strftime_now('%Y') }}{% endfor %}", ""),
-        ("{{ ''.__class__ }}", PYTHON_OBJECTS),
-        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "does not end"),
-        ("{{ 'A' * 2000000000 }}", MEMORY),
-        ("{% for a in range(99999) %}AAAAAAAAAAAA{% endfor %}", MEMORY),
-        ("{% set a = 'A' * 600000000 %}so", MEMORY),
-    ],
-)
-def test_a_chat_template_is_tried_apart(template: str, says: str) -> None:
-    said = template_sandbox.template_problem(template)
-    assert str(said).startswith(says) and bool(said) == bool(says)
-
-
-def test_an_endless_template_is_ended_by_its_processor_time() -> None:
-    """And not only by the half minute after which no answer is waited for."""
-    endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
-    assert template_sandbox.template_problem(endless).code == "chat_template.endless"
-
 
 LATE = "{% if messages[0].content != 'Be brief.' %}HARM{% endif %}{{ messages[0].content }}"
 """Harmless until it meets what no trial of ours says."""
@@ -237,10 +186,3 @@ def test_further_templates_lie_in_the_folder_too(tmp_path: Path, kind: str) -> N
     with pytest.raises(ModelError) as refused:
         resolve.check_model_folder(tmp_path / "model")
     assert refused.value.text.code == {"link": "model_folder.outside_link", "pipe": "model_folder.special_file"}[kind]
-
-
-def test_a_template_of_a_megabyte_is_refused(tmp_path: Path) -> None:
-    folder(tmp_path, chat_template__jinja="{# " + "x" * (1 << 20) + " #}")
-    with pytest.raises(ModelError) as refused:
-        resolve.check_model_folder(tmp_path)
-    assert refused.value.text.code == "chat_template.large"

@@ -60,7 +60,7 @@ def test_with_nothing_left_to_try_it_ends(tmp_path: Path) -> None:
 
 def test_any_other_kill_is_an_end(tmp_path: Path) -> None:
     stepped: list[bool] = []
-    code = restart.run_with_restarts(lives(tmp_path, shot), lambda: stepped.append(True) or True, lambda: 7)
+    code = restart.run_with_restarts(lives(tmp_path, shot, lambda: 0), lambda: stepped.append(True) or True, lambda: 7)
     assert code == -signal.SIGKILL and count(tmp_path) == 1 and not stepped
 
 
