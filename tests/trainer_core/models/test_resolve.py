@@ -51,6 +51,14 @@ def folder(tmp_path: Path, **changes: str | bytes | None) -> Path:
         ({"config__json": "{"}, "model_folder.bad_json", {}),
         ({"config__json": "[]"}, "model_folder.no_type", {}),
         (
+            {
+                "tokenizer__json": '{"normalizer": {"type": "Replace", "pattern": {"String": "a"}, "content": "%s"}}'
+                % ("b" * 900)
+            },
+            "model_folder.tokenizer_growth",
+            {"growth": "900"},
+        ),
+        (
             {"config__json": json.dumps(CONFIG | {"vision_config": {"hidden_size": 4}})},
             "model_folder.multimodal",
             {"settings": "vision_config"},
