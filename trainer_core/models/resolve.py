@@ -146,7 +146,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ModelError("model_folder.no_config", folder=str(folder))
     config = read_json(path)
-    if not isinstance(config, dict) or "model_type" not in config:
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise ModelError("model_folder.no_type", name=folder.name)
     return config
 

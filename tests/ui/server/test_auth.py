@@ -368,6 +368,24 @@ def login_request(address: str, password: str) -> Request:
     return Request(scope, receive)
 
 
+def test_a_password_that_never_arrives_is_not_waited_for(tmp_path: Path) -> None:
+    async def nothing(*_: object) -> None: ...
+
+    async def never() -> dict[str, object]:
+        await asyncio.sleep(60)
+        return {"type": "http.disconnect"}
+
+    async def send_half() -> int:
+        guard = auth.AuthMiddleware(nothing, auth.AccessKeys(tmp_path, "http://127.0.0.1:7860", PASSWORD), 0.1)
+        request = Request({**login_request("10.0.0.1", PASSWORD).scope}, never)
+        with pytest.raises(auth.RequestRejected) as refused:
+            await asyncio.wait_for(guard.log_in(request), 10)
+        return refused.value.status
+
+    with ThreadPoolExecutor(1) as thread:
+        assert thread.submit(asyncio.run, send_half()).result() == 408
+
+
 def test_one_address_that_guesses_keeps_no_other_waiting(tmp_path: Path) -> None:
     async def nothing(*_: object) -> None: ...
 
