@@ -23,17 +23,18 @@ os.environ.update(proxies.proxy_changes(os.environ))  # so are the proxies
 
 import gradio as gr
 import psutil
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from starlette.middleware import Middleware
 
 from trainer_core.cli import terminal
 from trainer_core.errors import UserError
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.runs.workspace import Workspace, default_workspace, ensure_dir
+from trainer_core.system.file_lock import ProcessLock
 from trainer_core.texts import Text
 from ui.components import html, sidebar, theme
 from ui.format import page_text
-from ui.server import auth, live_updates
+from ui.server import auth, connections, live_updates
 from ui.server.address import OPENER, hold_port, is_own_name, own_name
 from ui.tabs import compare, data, start, train
 from ui.tabs.runs import build_runs_tab
@@ -177,6 +178,7 @@ def open_page(page: gr.Blocks, port: int, workspace: Workspace, password: str = 
     guard = {"middleware": [Middleware(auth.AuthMiddleware, keys=keys)]}
     settings = {**theme.launch_settings(), **({"server_name": "0.0.0.0"} if password else {})}
     page.launch(server_port=port, prevent_thread_lock=True, inbrowser=False, app_kwargs=guard, **settings)
+    connections.bound_connections(page.server)
     link = keys.link.read_text(encoding="utf-8")
     if password:
         terminal.print_line(str(Text("app.open_network", address=f"http://{names[0]}:{port}", password=password)))
@@ -187,7 +189,7 @@ def open_page(page: gr.Blocks, port: int, workspace: Workspace, password: str = 
 @contextmanager
 def single_instance(workspace: Workspace) -> Iterator[bool]:
     """Is this the only app on the workspace? The lock is the operating system's, released when the process ends."""
-    lock = FileLock(ensure_dir(workspace.root) / "app.lock")
+    lock = ProcessLock(ensure_dir(workspace.root) / "app.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:

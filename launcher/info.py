@@ -86,7 +86,7 @@ def system_report(sources: InfoSources, with_trial: bool = False) -> str:
     if with_trial:
         facts.insert(-1, ("Trial", lambda: run_trial(sources.python)))
     lines = "\n".join(f"{name:<{LABEL_WIDTH}}{read_fact(fact)}" for name, fact in facts)
-    return redact_text(lines).replace(str(Path.home()), "~")
+    return redact_text(lines).replace(os.path.expanduser("~"), "~")
 
 
 def read_fact(fact: Callable[[], str]) -> str:

@@ -82,7 +82,7 @@ def is_header_missing(
 
 def check_kernel_folder(environ: Mapping[str, str]) -> None:
     """Triton caches its builds in a user folder; raises SetupError if that is not writable."""
-    home = Path(environ.get("TRITON_HOME") or Path.home())
+    home = Path(environ.get("TRITON_HOME") or os.path.expanduser("~"))
     folder = Path(environ.get("TRITON_CACHE_DIR") or home / ".triton" / "cache")
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,9 @@
-"""What becomes of data files: `python -m tests.support.cases PATH …` prints for every file below the paths how many rows
-are used, how many are left out and why, what else is said of them, and the first row as it is trained on."""
+"""Cases: `python -m tests.support.cases PATH …`.
+
+Of paths that say what is expected (see `check_cases.py`) it prints one line for each case and the counts, and exits with 1 if one
+differs. Of other data files it prints how many rows are used, how many are left out and why, what else is said of them, and the
+first row as it is trained on.
+"""
 
 from __future__ import annotations
 
@@ -83,20 +87,20 @@ def lines(case: Case) -> Iterator[str]:
         yield from shown(case.first)
 
 
-def shown(item: Item) -> Iterator[str]:
+def shown(item: Item, letters: int = LETTERS) -> Iterator[str]:
     """A row's turns with what is learned of them; of a pair, DPO learns both sides against each other."""
     if isinstance(item, Chat):
-        yield from (f"  {line}" for one in item.messages for line in turn(one, one.role == "assistant"))
+        yield from (f"  {line}" for one in item.messages for line in turn(one, one.role == "assistant", letters))
         return
-    yield from (f"  prompt, {line}" for one in item.prompt for line in turn(one, False))
+    yield from (f"  prompt, {line}" for one in item.prompt for line in turn(one, False, letters))
     for name, side in (("chosen", item.chosen), ("rejected", item.rejected)):
-        yield from (f"  {name}, {line}" for one in side for line in turn(one, True))
+        yield from (f"  {name}, {line}" for one in side for line in turn(one, True, letters))
 
 
-def turn(message: Message, answer: bool) -> Iterator[str]:
+def turn(message: Message, answer: bool, letters: int) -> Iterator[str]:
     if message.reasoning:
-        yield f"{message.role} thinks ({'learned' if message.learn_reasoning else 'read'}): {message.reasoning[:LETTERS]}"
-    yield f"{message.role} ({'learned' if answer and message.learned else 'read'}): {message.content[:LETTERS]}"
+        yield f"{message.role} thinks ({'learned' if message.learn_reasoning else 'read'}): {message.reasoning[:letters]}"
+    yield f"{message.role} ({'learned' if answer and message.learned else 'read'}): {message.content[:letters]}"
 
 
 def files(paths: Sequence[Path]) -> Iterator[Path]:
@@ -106,7 +110,12 @@ def files(paths: Sequence[Path]) -> Iterator[Path]:
 
 
 def main(paths: Sequence[str]) -> int:
-    for path in files([Path(one) for one in paths]):
+    from tests.support import check_cases  # it imports this module, and the app
+
+    given = [Path(one).resolve() for one in paths]
+    if given and all(map(check_cases.has_cases, given)):
+        return check_cases.check_paths(given)
+    for path in files(given):
         sys.stdout.write("\n".join(lines(read(path))) + "\n\n")
     return 0
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import threading
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import NoReturn
 
 import httpx
 import orjson
@@ -53,6 +55,22 @@ COOKIES = (
     "x={'y': 1}", "tunebench=old", "Ünicode=ü", "path=/a/b?c=d&e", "tab=a\tb",
 )  # fmt: skip
 """Of other programs on this computer, as they stand in a request."""
+
+
+@contextmanager
+def time_limit(seconds: int) -> Iterator[None]:
+    """Whoever waits for ever, as for the other end of a pipe, is waked by a signal."""
+
+    def late(*_: object) -> NoReturn:
+        raise TimeoutError(f"does not end within {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1)  # again and again: somebody may catch the first
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def case(made: Case) -> Case:
@@ -271,9 +289,14 @@ def key_that_is_no_header_is_not_shown(root: Path) -> str:
     return ""
 
 
+class SilentHandler(BaseHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing on the terminal."""
+
+
 def words_of_a_judge(variable: str, key: str) -> str:
     """What is said of a judge that answers everything with nothing."""
-    server = HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    server = HTTPServer(("127.0.0.1", 0), SilentHandler)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     os.environ[variable] = key if "\0" not in key else key.replace("\0", "\x01")
     place = judge_endpoint.JudgeEndpoint(url=f"http://127.0.0.1:{server.server_port}/v1", model="m", variable=variable)
@@ -308,11 +331,15 @@ def judges_url_that_is_none(root: Path) -> str:
 @case
 def cookies_of_neighbours(root: Path) -> str:
     """Cookies know no port: other programs on 127.0.0.1 set theirs in the same jar. Ours must be found among them."""
+    return cookie_is_found(COOKIES, root)
+
+
+def cookie_is_found(lines: Iterable[str], root: Path) -> str:
     root.joinpath("w").mkdir()
     keys = auth.AccessKeys(root / "w", "http://127.0.0.1:7860")
     guard = auth.AuthMiddleware(None, keys)  # type: ignore[arg-type]
     ours = f"{guard.cookie}={keys.secret}"
-    for line in COOKIES:
+    for line in lines:
         for sent in (f"{line}; {ours}", f"{ours}; {line}", f"{line};{ours};{line}"):
             if guard.find_cookie(Headers(raw=[(b"cookie", sent.encode())])) != keys.secret:
                 return f"locked out by {line!r}"

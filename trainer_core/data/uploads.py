@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from filelock import FileLock
 from pydantic import TypeAdapter
 
 from trainer_core.config.recipe import Columns
@@ -16,6 +15,7 @@ from trainer_core.errors import DiskError
 from trainer_core.runs.workspace import Workspace
 from trainer_core.system import durable
 from trainer_core.system.durable import write_atomically
+from trainer_core.system.file_lock import ProcessLock
 
 MAPPINGS_ADAPTER = TypeAdapter(dict[str, Columns])
 """The names of a file's columns, sorted and one per line → their last mapping."""
@@ -65,7 +65,7 @@ def load_mapping(workspace: Workspace, names: Iterable[str]) -> Columns | None:
 def save_mapping(workspace: Workspace, names: Iterable[str], columns: Columns) -> None:
     """Save a mapping for every file with exactly these columns; an empty one removes it."""
     file = mappings_path(workspace)
-    with FileLock(f"{file}.lock"):
+    with ProcessLock(f"{file}.lock"):
         known = MAPPINGS_ADAPTER.validate_json(file.read_bytes()) if file.exists() else {}
         known = {**known, columns_key(names): columns}
         used = {names: one for names, one in known.items() if one.column_by_part}

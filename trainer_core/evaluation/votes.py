@@ -14,7 +14,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
-from filelock import FileLock
 from pydantic import Field, TypeAdapter, ValidationError
 
 from trainer_core.config.recipe import Sampling
@@ -24,6 +23,7 @@ from trainer_core.runs.event_log import cut_partial_line
 from trainer_core.runs.workspace import Workspace, ensure_dir
 from trainer_core.schema import StrictModel
 from trainer_core.system import durable
+from trainer_core.system.file_lock import ProcessLock
 
 VoteChoice = Literal["left", "right", "tie", "bad", "skip"]
 Messages = tuple[ChatMessage, ...]
@@ -150,7 +150,7 @@ def append_record(path: Path, line: StrictModel) -> None:
         DiskError: it cannot be written; the file is unchanged.
     """
     data = (line.model_dump_json() + "\n").encode()
-    with FileLock(f"{path}.lock"), durable.disk_errors(path):
+    with ProcessLock(f"{path}.lock"), durable.disk_errors(path):
         cut_partial_line(path)
         whole = path.stat().st_size if path.exists() else 0
         if not whole:  # first the name: a kill behind the line would leave it without a flush for good

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from trainer_core.config.jobs import TrainJob
 from trainer_core.config.recipe import METHODS, STARTER, Recipe
@@ -20,6 +20,7 @@ from trainer_core.runs import checkpoints, control, effective_recipe, run_folder
 from trainer_core.runs.event_log import append_events
 from trainer_core.runs.events import Event, Phase, RunEnded, SettingChanged, Stage
 from trainer_core.runs.run_state import RunState
+from trainer_core.system.file_lock import ProcessLock
 from trainer_core.texts import Text
 
 
@@ -152,7 +153,7 @@ class RunControl:
 
     def repair_all(self) -> None:
         """Finish or undo half-done writes of crashed processes, unless another app is starting a run."""
-        with contextlib.suppress(OSError, Timeout, DiskError), FileLock(self.spawner.start_lock_file, timeout=0):
+        with contextlib.suppress(OSError, Timeout, DiskError), ProcessLock(self.spawner.start_lock_file, timeout=0):
             for run_id in list(self.registry.watchers):
                 self.registry.repair_run(run_id)
 

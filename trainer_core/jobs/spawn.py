@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from filelock import FileLock
 
 from trainer_core.config.recipe import STARTER
 from trainer_core.errors import DeviceError
@@ -25,6 +24,7 @@ from trainer_core.models import starter
 from trainer_core.runs.events import Phase
 from trainer_core.runs.workspace import ensure_dir
 from trainer_core.system import durable, hardware, kernel_cache, packages, project, untrusted_files
+from trainer_core.system.file_lock import ProcessLock
 
 WORKER_COMMAND = (sys.executable, "-m", "trainer_core.worker")
 PRELOAD_SECONDS, IDLE_SECONDS = 2.0, 600.0
@@ -77,7 +77,7 @@ class WorkerSpawner:
     @contextlib.contextmanager
     def start_lock(self) -> Iterator[None]:
         """One start at a time across all processes on the workspace, so that each sees the previous one."""
-        with self._starting, FileLock(self.start_lock_file):
+        with self._starting, ProcessLock(self.start_lock_file):
             yield
 
     def start_worker(self, run_dir: Path, model: str) -> subprocess.Popen[bytes]:
@@ -105,7 +105,7 @@ class WorkerSpawner:
 
     def worker_environment(self, model: str) -> dict[str, str]:
         """A worker's environment: the device by UUID, UTF-8, no telemetry, and no network if the model is local."""
-        local = model == STARTER or Path(model).expanduser().is_dir()
+        local = model == STARTER or os.path.isdir(os.path.expanduser(model))
         ours = {
             "PYTHONUTF8": "1",
             "PYTHONUNBUFFERED": "1",

@@ -11,7 +11,7 @@ from typing import Any
 
 from trainer_core.config.recipe import STARTER
 from trainer_core.errors import ModelError
-from trainer_core.models import safetensors_check, starter, template_sandbox
+from trainer_core.models import safetensors_check, starter, template_sandbox, tokenizer_check
 from trainer_core.models.architecture import parse_architecture
 from trainer_core.runs.workspace import Workspace
 
@@ -132,6 +132,8 @@ def check_tokenizer_files(folder: Path) -> None:
     template_sandbox.check_templates(folder)
     if not (folder / "tokenizer.json").exists() and not (folder / "tokenizer.model").exists():
         raise ModelError("model_folder.no_tokenizer", folder=str(folder))
+    if (folder / "tokenizer.json").exists():
+        tokenizer_check.check_growth(folder / "tokenizer.json")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -144,7 +146,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ModelError("model_folder.no_config", folder=str(folder))
     config = read_json(path)
-    if not isinstance(config, dict) or "model_type" not in config:
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise ModelError("model_folder.no_type", name=folder.name)
     return config
 

@@ -13,12 +13,11 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
-
 from trainer_core.errors import ModelError
 from trainer_core.models.gguf_llama import read_llama
 from trainer_core.runs.workspace import Workspace, ensure_dir
 from trainer_core.system import durable
+from trainer_core.system.file_lock import ProcessLock
 from trainer_core.texts import Text
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ def ensure_starter(workspace: Workspace) -> Path:
     target = workspace.models / NAME
     if is_starter_ready(workspace):
         return target
-    with FileLock(workspace.models / f".{NAME}.lock"):
+    with ProcessLock(workspace.models / f".{NAME}.lock"):
         if not is_starter_ready(workspace):
             convert_gguf(find_gguf(), target)
     return target

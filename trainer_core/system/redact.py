@@ -28,7 +28,7 @@ SECRET_PLACEHOLDER = "[secret]"
 def find_secrets(environ: Mapping[str, str] = os.environ) -> frozenset[str]:
     """The values that must never be written."""
     named = {value for name, value in environ.items() if SECRET_NAMES.search(name)}
-    home = Path(environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+    home = Path(os.path.expanduser(environ.get("HF_HOME", "~/.cache/huggingface")))  # unchanged where there is no home
     file = Path(environ.get("HF_TOKEN_PATH", home / "token"))
     kept = {file.read_text(encoding="utf-8", errors="ignore").strip()} if file.is_file() else set()
     return frozenset(value for value in named | kept if len(value) >= MIN_SECRET_LENGTH)

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from trainer_core.errors import BusyError, DiskError
 from trainer_core.runs.workspace import Workspace, ensure_dir
 from trainer_core.system.durable import write_atomically
+from trainer_core.system.file_lock import ProcessLock
 from trainer_core.texts import Text
 
 CARD_LOCKS = Path("~/.cache/tunebench/cards")
@@ -41,7 +42,7 @@ def hold_device(run_dir: Path, card: str = "", seconds: float = 15.0, cards: Pat
 @contextmanager
 def hold_lock(place: Path, holder: str, seconds: float) -> Iterator[None]:
     """Hold `place`.lock, and write the holder into `place`.holder."""
-    lock = FileLock(place.with_suffix(".lock"))
+    lock = ProcessLock(place.with_suffix(".lock"))
     try:
         lock.acquire(timeout=seconds)
     except Timeout as error:
@@ -54,10 +55,10 @@ def hold_lock(place: Path, holder: str, seconds: float) -> Iterator[None]:
 
 
 def card_lock_folder(cards: Path) -> Path | None:
-    """The folder of the card locks; None if it cannot be created, which must not prevent training."""
+    """The folder of the card locks; None without a home or if it cannot be created, which must not prevent training."""
     try:
         return ensure_dir(cards.expanduser())
-    except DiskError:
+    except (DiskError, RuntimeError):
         return None
 
 

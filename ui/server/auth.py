@@ -40,6 +40,8 @@ SIGN_OUT_PATH = "/tunebench/leave"
 WRONG_PASSWORD_SECONDS = 1.0
 """Delay after each wrong password, one at a time: guessing eight letters would take thousands of years."""
 MAX_FORM_BYTES = 1024
+FORM_SECONDS = 10.0
+"""For the password's form, which needs no key."""
 MIN_PASSWORD_LENGTH = 8
 HEADERS = {
     "Content-Security-Policy": (
@@ -130,8 +132,8 @@ class RequestRejected(Exception):
 class AuthMiddleware:
     """ASGI middleware around the whole app."""
 
-    def __init__(self, app: ASGIApp, keys: AccessKeys):
-        self.app, self.keys = app, keys
+    def __init__(self, app: ASGIApp, keys: AccessKeys, form_seconds: float = FORM_SECONDS):
+        self.app, self.keys, self.form_seconds = app, keys, form_seconds
         place, own = urlsplit(keys.address), urlsplit(keys.own).hostname
         names = ("127.0.0.1", "localhost", "[::1]", *([own] if own else []), *keys.names)
         self.hosts = {f"{name}:{place.port}" for name in names}
@@ -189,7 +191,11 @@ class AuthMiddleware:
         """Give the cookie for the right password. Guesses of one address are checked one at a time, and keep no other waiting."""
         if int(request.headers.get("content-length") or MAX_FORM_BYTES + 1) > MAX_FORM_BYTES:
             raise RequestRejected(413, Text("access.long_password"))
-        given = parse_qs((await request.body()).decode("utf-8", "replace")).get("password", [""])[0]
+        try:
+            form = await asyncio.wait_for(request.body(), self.form_seconds)
+        except TimeoutError:
+            raise RequestRejected(408, Text("access.slow_password")) from None
+        given = parse_qs(form.decode("utf-8", "replace")).get("password", [""])[0]
         lock = self.login_locks.setdefault(request.client.host if request.client else "", asyncio.Lock())
         async with lock:
             if is_same_secret(given, self.keys.password):

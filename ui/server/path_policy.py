@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 from collections.abc import Collection
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def check_source(workspace: Workspace, source: str | None, ours: Collection[str]
     """
     if not source or source in ours or not is_remote() or datasets.is_dataset_name(source):
         return
-    if not Path(source).expanduser().resolve().is_relative_to(workspace.data.resolve()):
+    if not Path(os.path.expanduser(source)).resolve().is_relative_to(workspace.data.resolve()):
         raise DataError("path_policy.data", source=source)
 
 

@@ -50,6 +50,18 @@ def folder(tmp_path: Path, **changes: str | bytes | None) -> Path:
         ({"config__json": None}, "model_folder.no_config", {}),
         ({"config__json": "{"}, "model_folder.bad_json", {}),
         ({"config__json": "[]"}, "model_folder.no_type", {}),
+        *(
+            ({"config__json": json.dumps(CONFIG | {"model_type": kind})}, "model_folder.no_type", {})
+            for kind in (["llama"], {"a": 1}, [[]], None, 3)
+        ),
+        (
+            {
+                "tokenizer__json": '{"normalizer": {"type": "Replace", "pattern": {"String": "a"}, "content": "%s"}}'
+                % ("b" * 900)
+            },
+            "model_folder.tokenizer_growth",
+            {"growth": "900"},
+        ),
         (
             {"config__json": json.dumps(CONFIG | {"vision_config": {"hidden_size": 4}})},
             "model_folder.multimodal",

@@ -37,6 +37,10 @@ def test_what_counts_as_a_secret(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_a_user_without_a_home_has_secrets_all_the_same() -> None:
+    assert redact.find_secrets({"HF_TOKEN": CANARY, "HF_HOME": "~nobody-of-that-name/hub"}) == {CANARY}
+
+
 @pytest.mark.parametrize(("name", "end"), [("leaks", Phase.FAILED), ("sound", Phase.DONE)])
 def test_no_secret_gets_into_a_runs_folder_or_arguments(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, end: Phase

@@ -71,3 +71,10 @@ def test_without_a_place_for_the_cards_locks_a_run_trains_all_the_same(tmp_path:
     (tmp_path / "file").write_text("")
     with device_lock.hold_device(run_of(tmp_path, "run"), "GPU-1", 0.2, tmp_path / "file" / "cards"):
         assert device_lock.read_holder(tmp_path / "gpu") == "run"
+
+
+def test_without_a_home_a_run_trains_all_the_same(tmp_path: Path) -> None:
+    cards = Path("~nobody-of-that-name/cards")
+    with device_lock.hold_device(run_of(tmp_path, "run"), "GPU-1", 0.2, cards):
+        assert device_lock.read_holder(tmp_path / "gpu") == "run"
+    assert not cards.exists()

@@ -77,6 +77,22 @@ def test_one_address_that_guesses_keeps_no_other_waiting(tmp_path: Path) -> None
     assert [answer.status_code for answer in run_in_thread(try_both)] == [303]
 
 
+def test_a_password_that_never_arrives_is_not_waited_for(tmp_path: Path) -> None:
+    guard = auth.AuthMiddleware(no_app, auth.AccessKeys(tmp_path, "http://127.0.0.1:1", PASSWORD), 0.1)
+
+    async def receive_nothing() -> dict[str, object]:
+        await asyncio.sleep(60)
+        return {"type": "http.disconnect"}
+
+    async def send_half() -> list[Response]:
+        request = Request({**login_request(PASSWORD).scope}, receive_nothing)
+        with pytest.raises(auth.RequestRejected) as refused:
+            await asyncio.wait_for(guard.log_in(request), 10)
+        return [Response(status_code=refused.value.status)]
+
+    assert [answer.status_code for answer in run_in_thread(send_half)] == [408]
+
+
 def test_the_right_password_gives_a_cookie_that_ends_with_it(tmp_path: Path) -> None:
     guard = make_guard(tmp_path)
 

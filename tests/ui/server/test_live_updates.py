@@ -11,7 +11,9 @@ from datetime import datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+import gradio as gr
 import pytest
+from starlette.responses import Response
 
 from tests.support.fake_worker import write_adapter
 from tests.support.histories import LN2
@@ -399,3 +401,35 @@ def test_a_quiet_second_is_a_few_bytes_and_a_change_is_asked_for_by_name(supervi
         update={"run": run_id, "whole": None, "marks": {name: part["mark"] for name, part in first["parts"].items()}}
     )
     assert "run" in page_update(supervisor, named)["parts"]
+
+
+WRONG_CURSORS: list[object] = [
+    {"points": -1}, {"points": "many"}, {"points": 1.5}, {"of_no_page": 1}, {"chars": {"a": "b"}}, {"marks": [1]}, {"whole": "x"},
+    {"quick": "x"}, {"tab": None}, {"detail": []}, {"hardware": "now"}, {"chosen": {"a": 1}}, {"pair": 3}, [1], "cursor", 7,
+]  # fmt: skip
+
+
+def poll(supervisor: Supervisor, cursor: object) -> Response:
+    """As the page asks."""
+    with gr.Blocks(analytics_enabled=False):
+        live = live_updates.build_live_channel(supervisor)
+    return live.poll(cursor)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("cursor", WRONG_CURSORS, ids=str)
+def test_a_cursor_that_is_none_is_a_bad_request(supervisor: Supervisor, cursor: object) -> None:
+    answer = poll(supervisor, cursor)
+    assert answer.status_code == 400 and answer.body
+
+
+def test_the_cursor_of_a_page_is_answered(supervisor: Supervisor) -> None:
+    finished(supervisor, step("sft", 1))
+    for cursor in (
+        None,
+        {},
+        {"points": 0, "tab": "runs"},
+        {"detail": -1, "hardware": -1},
+        {"run": "gone", "points": 10**9},
+    ):
+        answer = poll(supervisor, cursor)
+        assert answer.status_code == 200 and json.loads(answer.body)["parts"]

@@ -9,6 +9,7 @@ from trainer_core.data.preview.protocol import MeasureRequest, TokenRowRequest
 from trainer_core.errors import DataError, ModelError
 from trainer_core.runs.workspace import Workspace
 from trainer_core.system.child_process import ChildLimits, ChildProcess, Crashed, Rejected, SharedChild
+from trainer_core.system.format import format_gb
 
 COMMAND = (sys.executable, "-m", "trainer_core.data.preview.child")
 ENVIRONMENT = {
@@ -20,15 +21,15 @@ ENVIRONMENT = {
 IDLE_SECONDS = 600.0
 ANSWER_SECONDS = 180.0
 """Enough for 5,000 long rows on a busy processor; a malicious tokenizer takes forever."""
+CHILD_LIMITS = ChildLimits(memory_bytes=6 << 30, answer_seconds=ANSWER_SECONDS, watch_seconds=0.2)
+"""The process takes 300 MB and 20,000 rows; the one that it starts to convert the starter takes 2 GB."""
 
 
 class TokenPreview:
     """One process that handles one request at a time."""
 
-    def __init__(
-        self, workspace: Workspace, idle_seconds: float = IDLE_SECONDS, answer_seconds: float = ANSWER_SECONDS
-    ):
-        command, self.limits = (*COMMAND, str(workspace.root)), ChildLimits(answer_seconds=answer_seconds)
+    def __init__(self, workspace: Workspace, idle_seconds: float = IDLE_SECONDS, limits: ChildLimits = CHILD_LIMITS):
+        command, self.limits = (*COMMAND, str(workspace.root)), limits
         self.shared = SharedChild(lambda: ChildProcess(command, self.limits, ENVIRONMENT), idle_seconds)
 
     def ask(self, request: TokenRowRequest | MeasureRequest) -> dict[str, Any]:
@@ -36,7 +37,7 @@ class TokenPreview:
 
         Raises:
             DataError: the file, the model or its template does not allow an answer, or the process ended.
-            ModelError: the request timed out.
+            ModelError: the request took too long or too much memory.
         """
         try:
             with self.shared.ask(type(request).__name__, request.model_dump()) as answers:
@@ -51,6 +52,8 @@ class TokenPreview:
             return RuntimeError(f"The lens failed.\n{crash.traceback}")
         if not crash.limit:
             return DataError("preview.ended", path=request.source, exit=crash.code)
+        if crash.limit.code == "child.memory":
+            return ModelError("preview.memory", model=request.model, limit=format_gb(self.limits.memory_bytes))
         return ModelError("preview.late", model=request.model, seconds=self.limits.answer_seconds)
 
     def close(self) -> None:

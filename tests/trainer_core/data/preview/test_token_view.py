@@ -20,11 +20,14 @@ from tests.support import tiny
 from trainer_core.config.recipe import Columns
 from trainer_core.data import Chat, Message, Pair, tokenize
 from trainer_core.data.preview import MeasureRequest, TokenPreview, TokenRowRequest
+from trainer_core.data.preview.client import CHILD_LIMITS
 from trainer_core.data.preview.token_view import token_texts, view_row
 from trainer_core.data.tokenizer import TEMPLATES
 from trainer_core.errors import DataError, ModelError
 from trainer_core.runs.workspace import Workspace
 from trainer_core.system import project
+from trainer_core.system.child_process import ChildLimits
+from trainer_core.system.format import format_gb
 from trainer_core.texts import Text
 
 pytestmark = pytest.mark.real
@@ -281,7 +284,7 @@ def test_a_template_that_never_ends_holds_up_nobody(
 
 
 def test_a_process_that_does_not_answer_is_ended(models: dict[str, Path], tmp_path: Path) -> None:
-    lens = TokenPreview(Workspace(tmp_path), answer_seconds=0.3)
+    lens = TokenPreview(Workspace(tmp_path), limits=ChildLimits(answer_seconds=0.3))
     look = TokenRowRequest(
         source=str(saved(tmp_path / "c.jsonl", [chat(1, 1)])), model=str(models["chatml"]), length=64, at=0
     )
@@ -289,6 +292,18 @@ def test_a_process_that_does_not_answer_is_ended(models: dict[str, Path], tmp_pa
         lens.ask(look)
     assert error.value.text == Text("preview.late", model=str(models["chatml"]), seconds=0.3)
     assert lens.shared.child and lens.shared.child.process.poll() is not None
+
+
+def test_a_process_that_takes_too_much_memory_is_ended(models: dict[str, Path], tmp_path: Path) -> None:
+    limit = 20 << 20
+    lens = TokenPreview(Workspace(tmp_path), limits=ChildLimits(memory_bytes=limit, watch_seconds=0.05))
+    look = TokenRowRequest(
+        source=str(saved(tmp_path / "c.jsonl", [chat(1, 1)])), model=str(models["chatml"]), length=64, at=0
+    )
+    with pytest.raises(ModelError) as error:
+        lens.ask(look)
+    assert error.value.text == Text("preview.memory", model=str(models["chatml"]), limit=format_gb(limit))
+    assert CHILD_LIMITS.memory_bytes < 8 << 30, "the usual limit is one"
 
 
 def test_the_process_ends_when_nobody_asks_and_starts_again(models: dict[str, Path], tmp_path: Path) -> None:
