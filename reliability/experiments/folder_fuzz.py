@@ -309,7 +309,8 @@ def read_as_worker(run_dir: Path) -> None:
         checkpoints.finished_adapter(run_dir, stage, effective_recipe.extended_steps(recipe, view.changes, stage))
         checkpoints.latest_valid(run_dir, stage, DATA, checkpoints.settings_hash(recipe))
     runner.is_detached_run(run_dir)
-    runner.plan_oom_retry(run_dir, lambda event: None, "out of memory")
+    silent: Any = lambda event: None  # noqa: E731  (what it says goes to no log)
+    runner.plan_oom_retry(run_dir, silent, "out of memory")
     runner.write_final_event(run_dir, -signal.SIGSEGV)
 
 

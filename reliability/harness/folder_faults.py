@@ -96,7 +96,7 @@ def walk_fields(value: Any, place: tuple[Key, ...]) -> Iterator[tuple[Key, ...]]
     yield place
     inner: list[tuple[Key, Any]] = list(value.items()) if isinstance(value, dict) else []
     if isinstance(value, list):
-        inner = list(enumerate(value))[:1]
+        inner = [(0, one) for one in value[:1]]
     for key, one in inner:
         yield from walk_fields(one, (*place, key))
 
@@ -143,15 +143,15 @@ def change_value(values: Any, place: tuple[Key, ...], value: str) -> Any:
     if not place:
         return MISSING if value == MISSING else copy.deepcopy(VALUES[value])
     changed = copy.deepcopy(values)
-    holder = changed
+    holder: Any = changed
     for key in place[:-1]:
         holder = holder[key]
     if value != MISSING:
         holder[place[-1]] = copy.deepcopy(VALUES[value])
-    elif (
-        isinstance(holder, list) or place[-1] in holder
-    ):  # the first event of a kind may have fewer fields than the last
+    elif not isinstance(holder, dict):
         del holder[place[-1]]
+    else:
+        holder.pop(place[-1], None)  # the first event of a kind may have fewer fields than the last
     return changed
 
 

@@ -18,7 +18,7 @@ def with_changes(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
     values = recipe.model_dump(mode="json")
     for dotted, value in changes.items():
         *parents, key = dotted.split(".")
-        place = values
+        place: Any = values
         for parent in parents:
             place = place.get(parent)
             if not isinstance(place, dict):
