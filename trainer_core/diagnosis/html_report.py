@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
+from itertools import zip_longest
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -268,8 +269,8 @@ def render_samples(view: RunState) -> str:
     points = list({(said.stage, said.step == 0): said for said in view.sampled}.values())  # the latest of each
     if not points:
         return ""
-    prompts = [sample.prompt for sample in points[0].samples]
-    rows = [[prompt, *(said.samples[at].answer for said in points)] for at, prompt in enumerate(prompts)]
+    answers = zip_longest(*([sample.answer for sample in said.samples] for said in points), fillvalue="")
+    rows = [[sample.prompt, *said] for sample, said in zip(points[0].samples, answers, strict=False)]
     title, titles = Text("report.samples"), [Text("report.prompt"), *map(sample_title, points)]
     return render_section(title, render_html_table(titles, rows, title))
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from trainer_core.config.recipe import Sampling
 from trainer_core.errors import DataError
@@ -77,7 +77,7 @@ def read_prompt_file(path: Path) -> list[Prompt]:
 
 def parse_prompt(line: str, name: str, number: int) -> Prompt:
     try:
-        row: dict[str, Any] = json.loads(line)
+        row: dict[str, Any] = untrusted_files.parse_json(line.encode())
         asked = row["prompt"]
         messages = (
             (ChatMessage(role="user", content=asked),)
@@ -87,7 +87,7 @@ def parse_prompt(line: str, name: str, number: int) -> Prompt:
         if messages[-1].role != "user":
             raise DataError("prompts.no_question", name=name, line=number)
         return Prompt(messages, str(row.get("tag") or ""))
-    except (json.JSONDecodeError, KeyError, TypeError, IndexError, ValidationError) as error:
+    except (ValueError, KeyError, TypeError, IndexError) as error:
         raise DataError("prompts.bad_line", name=name, line=number) from error
 
 

@@ -9,7 +9,7 @@ from filelock import Timeout
 
 from trainer_core.config.jobs import TrainJob
 from trainer_core.config.recipe import METHODS, STARTER, Recipe
-from trainer_core.errors import BusyError, DeviceError, DiskError
+from trainer_core.errors import BusyError, ConfigError, DeviceError, DiskError
 from trainer_core.jobs.compare_control import CompareControl
 from trainer_core.jobs.registry import RunRegistry
 from trainer_core.jobs.run_watcher import RunWatcher
@@ -99,6 +99,7 @@ class RunControl:
 
         Raises:
             BusyError: a run is active, or this one is not finished.
+            ConfigError: its log does not say how many rows it was trained on.
             ModelError: the adapter is damaged.
             DiskError: too little space for the backup; nothing has changed.
         """
@@ -112,8 +113,9 @@ class RunControl:
             wanted = self.registry.run_recipe(run_id)
             stage = wanted.method.stages[-1]
             recipe = effective_recipe.effective_recipe(wanted, state.changes)
+            events = extension_events(state, recipe, stage, epochs)
             checkpoints.back_up_adapter(run_dir, stage)
-            append_events(run_dir / "events.jsonl", extension_events(state, recipe, stage, epochs))
+            append_events(run_dir / "events.jsonl", events)
         self.resume(run_id)
 
     def move_to_trash(self, run_id: str) -> None:
@@ -178,8 +180,13 @@ def starter_changes(state: RunState, recipe: Recipe, file: run_folder.RunFile) -
 
 
 def extension_events(state: RunState, recipe: Recipe, stage: Stage, epochs: float) -> tuple[Event, ...]:
-    """Events that extend the last stage of a finished run."""
-    assert state.prepared
+    """Events that extend the last stage of a finished run.
+
+    Raises:
+        ConfigError: its log does not say how many rows it was trained on.
+    """
+    if state.prepared is None:
+        raise ConfigError("run_control.no_rows", run=state.id)
     rows = state.prepared.row_count(METHODS[stage].rows)
     settings = recipe.stage_settings(stage)
     before = state.steps_done(stage)

@@ -17,7 +17,6 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -258,7 +257,7 @@ def incompatibility_reason(name: str, manifest: Manifest, data: str, spec: str) 
     if manifest.spec and spec and manifest.spec != spec:
         return Text("checkpoints.other_settings", name=name)
     for package in TRAINING_PACKAGES:
-        then, now = manifest.versions.get(package, ""), version(package)
+        then, now = manifest.versions.get(package, ""), packages.recorded_versions()[package]
         if then and then.partition(".")[0] != now.partition(".")[0]:
             return Text("checkpoints.other_package", name=name, package=package, then=then, now=now)
     return NO_TEXT

@@ -9,7 +9,7 @@ from typing import Literal
 
 from trainer_core.schema import StrictModel
 from trainer_core.system import untrusted_files
-from trainer_core.system.durable import write_atomically
+from trainer_core.system.durable import disk_errors, write_atomically
 
 ControlAction = Literal["stop", "pause", "end"]
 
@@ -27,8 +27,14 @@ def send_request(run_dir: Path, action: ControlAction, why: str = "") -> None:
 
 
 def clear_request(run_dir: Path) -> None:
-    """Remove a request to an earlier worker before the next one starts."""
-    control_file(run_dir).unlink(missing_ok=True)
+    """Remove a request to an earlier worker before the next one starts.
+
+    Raises:
+        DiskError: it cannot be removed, such as a folder of this name.
+    """
+    file = control_file(run_dir)
+    with disk_errors(file):
+        file.unlink(missing_ok=True)
 
 
 def control_file(run_dir: Path) -> Path:

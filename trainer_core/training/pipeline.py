@@ -17,7 +17,7 @@ from trainer_core.methods.steps import count_steps
 from trainer_core.models import hub, resolve, starter
 from trainer_core.runs import checkpoints
 from trainer_core.runs.control import StopRequests
-from trainer_core.runs.effective_recipe import effective_recipe
+from trainer_core.runs.effective_recipe import effective_recipe, extended_steps
 from trainer_core.runs.event_log import EventLog
 from trainer_core.runs.events import DataPrepared, Phase, PhaseChanged, Stage, StepsPlanned
 from trainer_core.runs.run_state import read_run_state
@@ -67,9 +67,7 @@ def train(
     check_template(model, recipe, loaded)
     adapter: Path | None = None
     for stage in recipe.method.stages:
-        done = checkpoints.finished_adapter(
-            run_dir, stage, least=int(before.effective_value(f"{stage}.max_steps", "0"))
-        )
+        done = checkpoints.finished_adapter(run_dir, stage, least=extended_steps(recipe, before.changes, stage))
         if done.folder:
             adapter = done.folder
             continue

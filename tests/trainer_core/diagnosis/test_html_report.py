@@ -171,3 +171,11 @@ def test_the_sample_answers_of_the_base_and_each_last_step_are_in_it(tmp_path: P
         "late",
         "&lt;i&gt;last",
     ]
+
+
+def test_a_step_with_fewer_answers_than_prompts_leaves_cells_empty(tmp_path: Path) -> None:
+    asked = tuple(SampleAnswer(prompt, "base", 3, True) for prompt in ("One?", "Two?"))
+    steps = (SampleAnswers("sft", 0, asked, 0.1), SampleAnswers("sft", 4, asked[:1], 0.1))
+    text = html_report.render_run_report(html_report.load_report_data(made(tmp_path, Recipe(), *steps)))
+    cells = re.findall(r"<t[dh][^>]*>([^<]*)</t[dh]>", text[text.index("Sample answers") :])
+    assert cells[3:9] == ["One?", "base", "base", "Two?", "base", ""]

@@ -43,6 +43,8 @@ def test_own_files_are_text_or_json_lines(tmp_path: Path) -> None:
         ("\n\n", Text("prompts.empty", name="a.jsonl")),
         ('{"prompt": "x"}\n{"text": "y"}\n', Text("prompts.bad_line", name="a.jsonl", line=2)),
         ("[1]\n", Text("prompts.bad_line", name="a.jsonl", line=1)),
+        ("[" * 100_000 + "\n", Text("prompts.bad_line", name="a.jsonl", line=1)),
+        ('{"prompt": ' + "9" * 5000 + "}\n", Text("prompts.bad_line", name="a.jsonl", line=1)),
         ('{"prompt": []}\n', Text("prompts.bad_line", name="a.jsonl", line=1)),
         (
             '{"prompt": [{"role": "assistant", "content": "x"}]}\n',

@@ -106,6 +106,14 @@ def test_a_stop_request_reaches_the_worker(tmp_path: Path) -> None:
         assert wants.stop.wait(3)
 
 
+def test_a_folder_in_place_of_a_request_is_named(tmp_path: Path) -> None:
+    control.clear_request(tmp_path)  # there is none
+    control.control_file(tmp_path).mkdir()
+    with pytest.raises(DiskError) as refused:
+        control.clear_request(tmp_path)
+    assert refused.value.text.code == "disk.not_writable"
+
+
 def test_the_log_tail_is_bounded(tmp_path: Path) -> None:
     (tmp_path / "worker.log").write_bytes(b"x" * 200_000 + b"\nlast \xff line\n\n")
     assert run_folder.last_log_line(tmp_path).startswith("last")
