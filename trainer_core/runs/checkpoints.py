@@ -197,7 +197,7 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         values = untrusted_files.parse_json(untrusted_files.read_regular_file(folder, MANIFEST))
         own = manifest_hash(values)
-        manifest, _ = untrusted_files.validate_known_keys(Manifest, values)
+        manifest, unknown = untrusted_files.validate_known_keys(Manifest, values)
         for name in manifest.files:  # untrusted: files are copied by these names
             untrusted_files.check_relative_name(name)
     except OSError as error:
@@ -205,7 +205,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise CorruptCheckpoint("checkpoints.not_read", file=place, reason=error.strerror) from error
     except ValueError as error:
         raise CorruptCheckpoint("checkpoints.bad_manifest", file=f"{folder.name}/{MANIFEST}") from error
-    if manifest.own not in (own, manifest.hash):
+    if manifest.own != own and (unknown or manifest.own != manifest.hash):  # the second: of earlier versions
         raise CorruptCheckpoint("checkpoints.changed", file=f"{folder.name}/{MANIFEST}")
     return manifest
 

@@ -421,6 +421,16 @@ def test_a_manifest_with_a_key_more_is_read_and_sealed(tmp_path: Path) -> None:
         assert latest_valid(tmp_path, "dpo", "data").step == found
 
 
+def test_a_key_of_the_manifest_that_changed_is_seen(tmp_path: Path) -> None:
+    """Also one whose value is the default."""
+    save(tmp_path, 2)
+    file = checkpoint_dir(tmp_path, "dpo", 2) / checkpoints.MANIFEST
+    whole = file.read_text()
+    for key in json.loads(whole):
+        file.write_text(whole.replace(f'"{key}"', f'"w{key[1:]}"', 1))
+        assert latest_valid(tmp_path, "dpo", "data").step == 0, key
+
+
 def test_the_newest_are_kept(tmp_path: Path) -> None:
     for step in (2, 4, 6):
         save(tmp_path, step)
