@@ -26,10 +26,10 @@ from trainer_core.system import durable
 from trainer_core.texts import parse_text, verbatim
 
 QUESTION = (
-    "Bits flipped and files cut in checkpoints, and each digit of a manifest changed; the process killed, or the disk full, at "
-    "every write, flush and rename of a checkpoint, of an adapter that replaces another and of a state file. Each control is the "
-    "same work written in place, as the stock trainer, a copy, json.dump and an open log do it, with the same faults at each of "
-    "its own writes; and files and manifests that are read unchecked."
+    "Bits flipped and files cut in checkpoints, and each letter and digit of a manifest changed; the process killed, or the disk "
+    "full, at every write, flush and rename of a checkpoint, of an adapter that replaces another and of a state file. Each "
+    "control is the same work written in place, as the stock trainer, a copy, json.dump and an open log do it, with the same "
+    "faults at each of its own writes; and files and manifests that are read unchecked."
 )
 ORIGIN = checkpoints.CheckpointSource("dpo", 10, "data")
 FILES = 3
@@ -88,17 +88,17 @@ def prove_damage_found(folder: Path, trials: int) -> Proof:
 
 
 def prove_manifest_sealed(folder: Path) -> Proof:
-    """Each digit of a manifest is changed, one at a time: steps, versions, sizes and hashes. Control: JSON read as it is."""
+    """Each letter and digit of a manifest is changed, one at a time: names, steps, versions, hashes. Control: JSON as it is."""
     save(folder, 4)
     manifest = checkpoints.checkpoint_dir(folder, "dpo", 4) / checkpoints.MANIFEST
     text, ours, silent = manifest.read_text(encoding="utf-8"), list[str](), 0
-    for at in [at for at, letter in enumerate(text) if letter.isdigit()]:
-        changed = f"{text[:at]}{(int(text[at]) + 1) % 10}{text[at + 1 :]}"
+    for at in [at for at, letter in enumerate(text) if letter.isalnum()]:
+        changed = f"{text[:at]}{'1' if text[at] == '0' else '0'}{text[at + 1 :]}"
         manifest.write_text(changed, encoding="utf-8")
         found = checkpoints.latest_valid(folder, "dpo", "data")
         ours.append("" if found.folder is None else f"{changed[max(0, at - 40) : at + 1]!r} was taken")
         silent += is_json(changed)
-    claim = "A manifest with another digit is never believed"
+    claim = "A manifest with another letter or digit is never believed"
     return Proof(claim, count_trials(ours), "a manifest without a hash of its own", TrialCount(len(ours), silent))
 
 

@@ -205,7 +205,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise CorruptCheckpoint("checkpoints.not_read", file=place, reason=error.strerror) from error
     except ValueError as error:
         raise CorruptCheckpoint("checkpoints.bad_manifest", file=f"{folder.name}/{MANIFEST}") from error
-    if manifest.own != own and (unknown or manifest.own != manifest.hash):  # the second: of earlier versions
+    if manifest.own != own and (unknown or manifest.own != manifest.hash):  # that hash knows no other keys
         raise CorruptCheckpoint("checkpoints.changed", file=f"{folder.name}/{MANIFEST}")
     return manifest
 

@@ -288,8 +288,7 @@ def test_500_damaged_files_are_each_noticed_and_the_one_before_is_taken(tmp_path
         if not same and (found.step != 2 or name not in " ".join(map(str, found.skipped))):
             silent.append((name, found))
         path.write_bytes(whole[path])
-    assert [case for case in silent if case[0] != checkpoints.MANIFEST] == []
-    assert all(sound(case[1].folder) for case in silent), "a flipped bit in a version number may pass; nothing else"
+    assert silent == []
     assert latest_valid(tmp_path, "dpo", "data").step == 4
 
 
