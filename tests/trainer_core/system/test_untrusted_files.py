@@ -14,10 +14,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.hostile_cases import answered, run_folder
+from tests.support.hostile_cases import answered, run_folder, time_limit
 from tests.support.serve import machine
 from tests.trainer_core.runs.test_events import EXAMPLES
-from tests.trainer_core.runs.test_run_folder_hostile import within
 from trainer_core.cli import terminal
 from trainer_core.diagnosis import html_report
 from trainer_core.errors import ConfigError, DiskError
@@ -70,7 +69,7 @@ ODD = ("pipe", "link", "loop", "device", "folder", "large")
 @pytest.mark.parametrize("what", [*ODD, "socket"])
 def test_only_regular_files_are_opened(tmp_path: Path, what: str) -> None:
     put(tmp_path / "x", what)
-    with within(20):
+    with time_limit(20):
         with pytest.raises(UnsafeFile):
             untrusted_files.read_regular_file(tmp_path, "x")
         if what != "large":
@@ -209,7 +208,7 @@ def test_one_bad_run_is_one_row_that_can_be_thrown_away(tmp_path: Path, name: st
     folder = run_folder(tmp_path)
     run_folder(tmp_path, name="good")
     put(folder / name, what)
-    with within(60):
+    with time_limit(60):
         boss = supervisor(tmp_path)
         assert answered(boss) == ""
         (row,) = (row for row in run_list.RunRows(boss.registry)()[0] if row["id"] == folder.name)

@@ -144,11 +144,11 @@ def test_cases_says_what_becomes_of_every_file(tmp_path: Path, capsys: pytest.Ca
     written(
         tmp_path, [{"prompt": "a", "chosen": "b", "rejected": "c"}, {"prompt": "a", "chosen": "b", "rejected": "b"}]
     )
-    (tmp_path / "expected.md").write_text("not data")
+    (tmp_path / "README.md").write_text("not data")
     assert cases.main([str(tmp_path)]) == 0
     told = capsys.readouterr().out
     assert "1 rows used, 1 left out" in told and f"1 left out, such as line 2: {Text('quality.identical')}" in told
-    assert "  chosen, assistant (learned): b" in told and "expected.md" not in told
+    assert "  chosen, assistant (learned): b" in told and "README.md" not in told
     assert cases.read(tmp_path / "nowhere.jsonl").refused
 
 
