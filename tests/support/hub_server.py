@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
+from types import MappingProxyType
 from typing import Any
 
 NAME = "somebody/pairs"
@@ -16,8 +17,11 @@ COMMIT = "a" * 40
 PIECE = 1 << 16
 
 
-def handler(kind: str, files: Mapping[str, bytes], pause: float) -> type[BaseHTTPRequestHandler]:
-    """kind: "datasets" or "models". pause: seconds before each 64 KiB, so that a download can be watched."""
+def handler(
+    kind: str, files: Mapping[str, bytes], pause: float, tags: Mapping[str, str]
+) -> type[BaseHTTPRequestHandler]:
+    """kind: "datasets" or "models". pause: seconds before each 64 KiB, so that a download can be watched.
+    tags: headers of files in place of the sound ones."""
     api = f"/api/{kind}/{NAME}"
     digests = {name: hashlib.sha1(content).hexdigest() for name, content in files.items()}
     siblings = [{"rfilename": name} for name in files]
@@ -34,7 +38,7 @@ def handler(kind: str, files: Mapping[str, bytes], pause: float) -> type[BaseHTT
             elif path.startswith(f"{api}/tree/"):
                 self.send(json.dumps(tree).encode())
             elif (name := path.rpartition("/")[2]) in files and "/resolve/" in path:
-                self.send(files[name], ETag=f'"{digests[name]}"', **{"X-Repo-Commit": COMMIT})
+                self.send(files[name], **{"ETag": f'"{digests[name]}"', "X-Repo-Commit": COMMIT, **tags})
             else:
                 self.send(b"", 404, **{"X-Error-Code": "EntryNotFound" if NAME in path else "RepoNotFound"})
 
@@ -64,9 +68,11 @@ def hub_of(rows: bytes) -> Iterator[str]:
 
 
 @contextmanager
-def served(kind: str, files: Mapping[str, bytes], pause: float = 0.0) -> Iterator[str]:
+def served(
+    kind: str, files: Mapping[str, bytes], pause: float = 0.0, tags: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[str]:
     """The address of a Hub that has NAME with these files."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(kind, files, pause))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(kind, files, pause, tags))
     server.daemon_threads = True
     Thread(target=server.serve_forever, daemon=True).start()
     try:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from threading import Thread
+from typing import TYPE_CHECKING, Any
 
 from trainer_core.errors import ModelError
 from trainer_core.models import resolve
 from trainer_core.system.format import format_duration, format_part_of_size
 from trainer_core.system.network import HUB, is_reachable
 from trainer_core.texts import Text
+
+if TYPE_CHECKING:
+    import httpx
 
 DOWNLOAD_PATTERNS = [
     "*.safetensors",
@@ -30,6 +36,8 @@ IGNORED_PATTERNS = ["*/*", "*.bin", "*.pt", "*.py", "consolidated*"]
 FREE_BYTES = 1 << 30
 """Bytes of free disk space that a download leaves."""
 POLL_SECONDS = 1.0
+TAG_HEADERS = ("etag", "x-linked-etag")
+PLAIN_TAG = re.compile(r"[\w.+=-]{1,200}", re.ASCII)
 
 
 def fetch_model(name: str, say: Callable[[Text], None], leave: Callable[[], bool] = lambda: False) -> Path | None:
@@ -65,9 +73,52 @@ def fetch_tokenizer(name: str) -> Path:
     return resolve.check_tokenizer_folder(Path(place))
 
 
+class UnsafeTag(Exception):
+    """A Hub names a file's content by something that is no plain name."""
+
+
+def check_tags(response: httpx.Response) -> None:
+    """Refuse an answer whose tags are no plain names: the library stores a file's content under its tag, wherever that leads.
+
+    Raises:
+        UnsafeTag: with the tag.
+    """
+    tags = [response.headers.get(name, "") for name in TAG_HEADERS] if response.request.method == "HEAD" else []
+    if "/tree/" in response.url.path and response.is_success:
+        response.read()
+        tags += [str(one["lfs"].get("oid", "")) for one in json_list(response) if isinstance(one.get("lfs"), dict)]
+    for tag in (one.removeprefix("W/").strip('"') for one in tags):
+        if tag and (not PLAIN_TAG.fullmatch(tag) or not tag.strip(".")):
+            raise UnsafeTag(tag)
+
+
+def json_list(response: httpx.Response) -> list[dict[str, Any]]:
+    """The objects of an answer that is a JSON list; the library itself complains about others."""
+    try:
+        found = response.json()
+    except ValueError:
+        return []
+    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+
+
+@cache
+def use_checked_client() -> None:
+    """Let the library's requests go through `check_tags`, in this process."""
+    from huggingface_hub import set_client_factory
+    from huggingface_hub.utils._http import default_client_factory
+
+    def checked_client() -> httpx.Client:
+        client = default_client_factory()
+        hooks = client.event_hooks
+        client.event_hooks = {**hooks, "response": [*hooks["response"], check_tags]}
+        return client
+
+    set_client_factory(checked_client)
+
+
 @contextmanager
 def hub_errors(name: str) -> Iterator[None]:
-    """Turns errors of the Hub into sentences about a model.
+    """Checks the Hub's answers, and turns its errors into sentences about a model.
 
     Raises:
         ModelError: instead of the Hub's own error.
@@ -75,8 +126,11 @@ def hub_errors(name: str) -> Iterator[None]:
     import httpx
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
+    use_checked_client()
     try:
         yield
+    except UnsafeTag as error:
+        raise ModelError("model_hub.bad_tag", name=name, tag=str(error)[:100]) from error
     except GatedRepoError as error:
         raise ModelError("model_hub.gated", name=name) from error
     except RepositoryNotFoundError as error:

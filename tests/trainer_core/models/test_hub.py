@@ -109,6 +109,48 @@ def test_no_such_model_and_no_network_are_said(files: dict[str, bytes], tmp_path
     assert fetch(tmp_path, "http://127.0.0.1:9")["error"] == str(Text("model_hub.out_of_reach", name=NAME))
 
 
+WAY_OUT = "../../canary"
+TAGS = [
+    {"ETag": f'"{WAY_OUT}"'},
+    {"X-Linked-ETag": WAY_OUT},
+    {"ETag": f'W/"{WAY_OUT}"'},
+    {"ETag": '"..\\\\canary"'},
+    {"ETag": '".."'},
+]
+
+
+@pytest.mark.parametrize("tags", TAGS, ids=str)
+@pytest.mark.parametrize("how", ["stay", "with_tokenizer"])
+def test_a_hub_whose_tag_is_a_path_writes_no_file(
+    files: dict[str, bytes], tmp_path: Path, tags: dict[str, str], how: str
+) -> None:
+    with served("models", files, tags=tags) as address:
+        refused = fetch(tmp_path / "hub", address, how=how)
+    (tag,) = (value.removeprefix("W/").strip('"') for value in tags.values())
+    assert refused["error"] == str(Text("model_hub.bad_tag", name=NAME, tag=tag))
+    assert not list(tmp_path.rglob("canary*"))
+
+
+def answer(method: str, path: str, content: object = None, **headers: str) -> httpx.Response:
+    request = httpx.Request(method, f"http://127.0.0.1{path}")
+    return httpx.Response(200, headers=headers, json=content, request=request)
+
+
+@pytest.mark.parametrize("tag", ["a/b", "..", ".", "C:x", "a\\b", "a\x00b", "é", "x" * 300, "/etc/passwd"])
+def test_tags_of_a_list_of_files_are_checked_too(tag: str) -> None:
+    listed = [{"type": "file", "path": "x", "lfs": {"oid": tag, "size": 3}}]
+    with pytest.raises(hub.UnsafeTag):
+        hub.check_tags(answer("GET", "/api/models/a/b/tree/main", listed))
+
+
+@pytest.mark.parametrize("tag", ["", '"d41d8cd98f00b204-12"', 'W/"0x8D9A"', "a" * 64])
+def test_tags_of_sound_hubs_are_taken(tag: str) -> None:
+    hub.check_tags(answer("HEAD", "/a/b/resolve/main/x", ETag=tag))
+    hub.check_tags(answer("GET", "/api/models/a/b/tree/main", [{"lfs": {"oid": tag.strip('W/"')}}, {"lfs": None}, 3]))
+    hub.check_tags(answer("GET", "/elsewhere", ETag='"a/b"'))
+    hub.check_tags(answer("GET", "/api/models/a/b/tree/main", {"error": "x"}))
+
+
 def test_a_full_disk_is_said_before_the_download(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"needs 10000000.0 GB, but the disk of .* GB free") as refused:
         hub.require_disk_space("some/model", 10**16, tmp_path / "not" / "there")

@@ -232,6 +232,8 @@ def test_pictures_are_noticed_in_columns_fields_and_words(tmp_path: Path) -> Non
     assert (found.count, [one.step for one in found.remedies]) == (3, ["strip_pictures", "drop_pictures"])
     assert "images (2 rows)" in found.sentence
     assert report(path).files[0].unused == ("images",)
+    about = {"file": path.name, "shape": "chat messages", "columns": "messages ← messages", "rows": 4}
+    assert next(report(path).as_lines()) == str(Text("data_report.file_unused", **about, unused="images"))
     assert case(tmp_path, rows, steps=("strip_pictures",)).first.messages[0].content == "What is it?"  # type: ignore[union-attr]
     assert len(case(tmp_path, rows, steps=("drop_pictures",)).used) == 1
 
