@@ -178,7 +178,7 @@ def open_page(page: gr.Blocks, port: int, workspace: Workspace, password: str = 
     guard = {"middleware": [Middleware(auth.AuthMiddleware, keys=keys)]}
     settings = {**theme.launch_settings(), **({"server_name": "0.0.0.0"} if password else {})}
     page.launch(server_port=port, prevent_thread_lock=True, inbrowser=False, app_kwargs=guard, **settings)
-    connections.bound_connections(page.server)
+    connections.limit_connections(page.server)
     link = keys.link.read_text(encoding="utf-8")
     if password:
         terminal.print_line(str(Text("app.open_network", address=f"http://{names[0]}:{port}", password=password)))

@@ -63,14 +63,14 @@ RIGHT_TEXT = (
 )
 
 
-def said(capsys: pytest.CaptureFixture[str]) -> list[str]:
+def printed_lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return capsys.readouterr().out.splitlines()
 
 
 @pytest.mark.parametrize("stated", [RIGHT_JSON, RIGHT_TEXT])
 def test_a_folder_that_is_right(tmp_path: Path, stated: object, capsys: pytest.CaptureFixture[str]) -> None:
     assert cases.main([str(folder_of(tmp_path, stated))]) == 0
-    lines = said(capsys)
+    lines = printed_lines(capsys)
     assert len(lines) == 4 and all(line.startswith("ok ") for line in lines[:3])
     assert lines[-1] == "3 cases: 3 ok, 0 differs, 0 not stated"
 
@@ -92,7 +92,7 @@ def test_each_difference_is_found(
     tmp_path: Path, name: str, wrong: dict[str, object], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cases.main([str(folder_of(tmp_path, {**RIGHT_JSON, name: wrong}))]) == 1
-    lines = said(capsys)
+    lines = printed_lines(capsys)
     assert [name in line for line in lines if line.startswith("differs")] == [True]
     assert lines[-1] == "3 cases: 2 ok, 1 differs, 0 not stated"
 
@@ -104,14 +104,14 @@ def test_a_refusal_nobody_expected_differs(tmp_path: Path, capsys: pytest.Captur
     (folder / "kind" / "rows.jsonl").write_text('{"foo": 1}\n')
     (folder / "kind" / "recipe.toml").write_text("foo = 1\n")
     assert cases.main([str(folder)]) == 1
-    assert said(capsys)[-1] == "3 cases: 1 ok, 2 differs, 0 not stated"
+    assert printed_lines(capsys)[-1] == "3 cases: 1 ok, 2 differs, 0 not stated"
 
 
 def test_what_is_not_stated_is_counted_and_nothing_at_all_is_no_success(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cases.main([str(folder_of(tmp_path / "some", {"rows.jsonl": {"used": 12}}))]) == 0
-    assert said(capsys)[-1] == "3 cases: 1 ok, 0 differs, 2 not stated"
+    assert printed_lines(capsys)[-1] == "3 cases: 1 ok, 0 differs, 2 not stated"
     (tmp_path / "none").mkdir()
     (tmp_path / "none" / "expected.md").write_text("Nothing here.")
     assert cases.main([str(tmp_path / "none")]) == 1
@@ -121,7 +121,7 @@ def test_a_path_without_expectations_is_shown(tmp_path: Path, capsys: pytest.Cap
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps(ROWS[0]))
     assert cases.main([str(path)]) == 0
-    assert "1 rows used, 0 left out" in said(capsys)
+    assert "1 rows used, 0 left out" in printed_lines(capsys)
 
 
 GROWS = {"normalizer": {"type": "Replace", "pattern": {"String": "e"}, "content": "e" * 1000}}

@@ -57,7 +57,7 @@ def run_quietly(check: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
 
 
 def check_commands(pytest_arguments: list[str]) -> list[tuple[str, ...]]:
-    """What runs, one after the other. The fast tests are for while one writes, and come without the type checks."""
+    """What runs, the tests last. The fast tests are for while one writes, and come without the type checks."""
     return [*(STYLE if FAST_FLAG in pytest_arguments else CHECKS), ("pytest", *WORKERS, *pytest_arguments)]
 
 

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from tests.support import cases, hostile_cases
+from tests.support import case_rows, hostile_cases
 from tests.support.expectations import Expectation, read_expectations
 from tests.support.hostile_cases import page_opens, run_folder, sentence, time_limit
 from tests.support.model_files import pack_safetensors
@@ -78,16 +78,16 @@ def check_folder(folder: Path, root: Path) -> Iterator[Result]:
 
 
 def check_file(path: Path, name: str, expected: Expectation) -> Result:
-    found = read_as_recipe(path) if path.suffix == ".toml" else cases.read(path)
+    found = read_as_recipe(path) if path.suffix == ".toml" else case_rows.read(path)
     if wrong := "; ".join(expected.differences(found)):
         return Result(name, "differs", wrong)
     told = "refused" if found.refused else "read" if path.suffix == ".toml" else f"{len(found.used)} rows"
     return Result(name, "not stated" if expected.is_empty else "ok", told)
 
 
-def read_as_recipe(path: Path) -> cases.Case:
+def read_as_recipe(path: Path) -> case_rows.Case:
     """A recipe as a case: read, or refused in a sentence."""
-    found = cases.Case(path)
+    found = case_rows.Case(path)
     try:
         read_recipe(path)
     except UserError as error:

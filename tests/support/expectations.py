@@ -17,7 +17,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from tests.support.cases import Case, shown
+from tests.support.case_rows import Case, item_lines
 from trainer_core.data import Chat, Pair
 
 NUMBERS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6}
@@ -72,7 +72,7 @@ class Expectation:
             yield f"{case.shape} instead of {self.kind}"
         if isinstance(case.first, Chat) and self.turns not in (None, len(case.first.messages)):
             yield f"{len(case.first.messages)} turns instead of {self.turns}"
-        first = "\n".join(shown(case.first, letters=10_000))
+        first = "\n".join(item_lines(case.first, letters=10_000))
         yield from (f"{words!r} is not in the first row" for words in self.words if words not in first)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow
 from pyarrow import parquet
 
-from tests.support.cases import Case, read
+from tests.support.case_rows import Case, read
 from trainer_core.data import Chat, Message, Pair
 
 Row = dict[str, Any]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +30,7 @@ from trainer_core.data.schema.messages import (
 )
 from trainer_core.data.stream import CountRequest, ReadRequest, RowCounts, stream_rows
 from trainer_core.errors import DataError
-from trainer_core.system.project import PROJECT
+from trainer_core.system.project import PROJECT, expand_home
 from trainer_core.texts import Text
 
 if TYPE_CHECKING:
@@ -153,7 +152,7 @@ def held_out_file(data: recipe.Data) -> Path | None:
 def data_path(name: str, bundled: str) -> Path:
     from trainer_core.config.recipe import SAMPLE
 
-    return SAMPLE_DATA / bundled if name == SAMPLE else Path(os.path.expanduser(name))
+    return SAMPLE_DATA / bundled if name == SAMPLE else expand_home(name)
 
 
 def hold_out_rows(rows: SelectedRows, what: Text) -> SelectedRows:

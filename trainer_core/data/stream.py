@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -27,6 +26,7 @@ from trainer_core.data.schema import cells, detect
 from trainer_core.data.schema.data_schema import DataSchema
 from trainer_core.data.schema.survey import MAX_COLUMNS, FileSurvey
 from trainer_core.errors import DataError
+from trainer_core.system.project import expand_home
 from trainer_core.texts import Text
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class ReadRequest:
 
 def absolute_path(path: Path) -> Path:
     """The absolute path with ~ expanded; ~ of an unknown user stays, and is reported as missing."""
-    return Path(os.path.expanduser(path)).absolute()
+    return expand_home(path).absolute()
 
 
 def path_bytes(path: Path) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +46,7 @@ def load_prompts(run_dir: Path, source: str) -> list[Prompt]:
         if not untrusted_files.regular_file_size(run_dir, path.name):
             raise DataError("prompts.nothing_held", run=run_dir.name)
         return read_prompt_file(path)
-    return read_prompt_file(BUNDLED_PROMPTS_FILE if source == BUNDLED else Path(os.path.expanduser(source)))
+    return read_prompt_file(BUNDLED_PROMPTS_FILE if source == BUNDLED else project.expand_home(source))
 
 
 def read_prompt_file(path: Path) -> list[Prompt]:

@@ -105,7 +105,7 @@ class WorkerSpawner:
 
     def worker_environment(self, model: str) -> dict[str, str]:
         """A worker's environment: the device by UUID, UTF-8, no telemetry, and no network if the model is local."""
-        local = model == STARTER or os.path.isdir(os.path.expanduser(model))
+        local = model == STARTER or os.path.isdir(project.expand_home(model))
         ours = {
             "PYTHONUTF8": "1",
             "PYTHONUNBUFFERED": "1",

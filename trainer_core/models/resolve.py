@@ -14,6 +14,7 @@ from trainer_core.errors import ModelError
 from trainer_core.models import safetensors_check, starter, template_sandbox, tokenizer_check
 from trainer_core.models.architecture import parse_architecture
 from trainer_core.runs.workspace import Workspace
+from trainer_core.system.project import expand_home
 
 PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
@@ -70,14 +71,14 @@ def is_hub_id(name: str) -> bool:
 
 def model_path(name: str) -> Path | None:
     """The path that the name can stand for; None if it cannot be a path."""
-    return Path(os.path.expanduser(name)) if name and "\0" not in name else None
+    return expand_home(name) if name and "\0" not in name else None
 
 
 def find_local_file(name: str, workspace: Workspace, file: str) -> Path | None:
     """A model's file (config.json, tokenizer.json) without a download: from the starter, a folder, or the Hub cache."""
     if name == STARTER:
         found = workspace.models / starter.NAME / file
-    elif os.path.isdir(folder := Path(os.path.expanduser(name))):
+    elif os.path.isdir(folder := expand_home(name)):
         found = folder / file
     else:
         from huggingface_hub import try_to_load_from_cache  # half a second

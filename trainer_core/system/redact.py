@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any, TextIO
 from urllib.parse import quote
 
+from trainer_core.system.project import expand_home
+
 SECRET_NAMES = re.compile(r"TOKEN|API_?KEY|SECRET|PASSWORD|CREDENTIAL|(^|_)KEY$", re.IGNORECASE)
 MIN_SECRET_LENGTH = 8
 """Shorter values are switches such as "true"; redacting them would make any text unreadable."""
@@ -28,7 +30,7 @@ SECRET_PLACEHOLDER = "[secret]"
 def find_secrets(environ: Mapping[str, str] = os.environ) -> frozenset[str]:
     """The values that must never be written."""
     named = {value for name, value in environ.items() if SECRET_NAMES.search(name)}
-    home = Path(os.path.expanduser(environ.get("HF_HOME", "~/.cache/huggingface")))  # unchanged where there is no home
+    home = expand_home(environ.get("HF_HOME", "~/.cache/huggingface"))
     file = Path(environ.get("HF_TOKEN_PATH", home / "token"))
     kept = {file.read_text(encoding="utf-8", errors="ignore").strip()} if file.is_file() else set()
     return frozenset(value for value in named | kept if len(value) >= MIN_SECRET_LENGTH)

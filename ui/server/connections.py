@@ -92,8 +92,8 @@ class LogLimit(logging.Filter):
         return True
 
 
-def bound_connections(server: uvicorn.Server, most: int = MAX_WAITING, seconds: float = HEAD_SECONDS) -> None:
-    """Bound the connections that a running server accepts from now on, and what it logs."""
+def limit_connections(server: uvicorn.Server, most: int = MAX_WAITING, seconds: float = HEAD_SECONDS) -> None:
+    """Limit the connections that a running server accepts from now on, and what it logs."""
     waiting = WaitingConnections(most, seconds)
     server.config.http_protocol_class = partial(BoundedProtocol, waiting=waiting)  # type: ignore[assignment]
     for name in LOGGERS:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 from collections.abc import Collection
-from pathlib import Path
 
 from gradio.context import LocalContext
 
@@ -14,6 +12,7 @@ from trainer_core.data.hub import datasets
 from trainer_core.errors import DataError, ModelError
 from trainer_core.models import resolve
 from trainer_core.runs.workspace import Workspace
+from trainer_core.system.project import expand_home
 
 
 def is_remote() -> bool:
@@ -30,7 +29,7 @@ def check_source(workspace: Workspace, source: str | None, ours: Collection[str]
     """
     if not source or source in ours or not is_remote() or datasets.is_dataset_name(source):
         return
-    if not Path(os.path.expanduser(source)).resolve().is_relative_to(workspace.data.resolve()):
+    if not expand_home(source).resolve().is_relative_to(workspace.data.resolve()):
         raise DataError("path_policy.data", source=source)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TypedDict
@@ -24,6 +23,7 @@ from trainer_core.errors import DataError
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.runs.workspace import Workspace
 from trainer_core.schema import StrictModel
+from trainer_core.system.project import expand_home
 from ui.components.html_data import render_data_tab
 from ui.server import path_policy
 from ui.server.endpoints import Reply, public_endpoints
@@ -155,7 +155,7 @@ class DataActions:
         """The file at an entered path; raises DataError if the user may not open it."""
         path = typed.strip().strip('"')
         path_policy.check_source(self.workspace, path, SAMPLE_FILES)
-        return data_path(SAMPLE, SAMPLE_FILES[path]) if path in SAMPLE_FILES else Path(os.path.expanduser(path))
+        return data_path(SAMPLE, SAMPLE_FILES[path]) if path in SAMPLE_FILES else expand_home(path)
 
     def _resolve_held_out(self, query: DataQuery) -> Path | None:
         """The held-out file of a run on this data; raises DataError if the user may not open it."""

@@ -9,12 +9,16 @@ from trainer_core.runs.events import SettingChanged
 from trainer_core.texts import verbatim
 
 
-def changed(what: str, used: str) -> SettingChanged:
+def setting_change(what: str, used: str) -> SettingChanged:
     return SettingChanged(what, "", used, verbatim("a reason"))
 
 
 def test_the_changes_of_earlier_workers_hold() -> None:
-    changes = [changed("dpo.batch_size", "2"), changed("memory.skip_layers", "off"), changed("precision", "bf16")]
+    changes = [
+        setting_change("dpo.batch_size", "2"),
+        setting_change("memory.skip_layers", "off"),
+        setting_change("precision", "bf16"),
+    ]
     assert effective_recipe(Recipe(), changes).dpo.batch_size == 2
     assert effective_recipe(Recipe(), changes).memory.skip_layers == "off"
 
@@ -23,12 +27,12 @@ def test_the_changes_of_earlier_workers_hold() -> None:
 @pytest.mark.parametrize("what", ["dpo.batch_size", "dpo.max_steps", "memory.skip_layers"])
 def test_a_change_that_is_no_value_is_refused_with_its_key(what: str, used: str) -> None:
     with pytest.raises(ConfigError) as refused:
-        effective_recipe(Recipe(), [changed(what, used)])
+        effective_recipe(Recipe(), [setting_change(what, used)])
     assert refused.value.keys == (what,)
 
 
 def test_a_stage_has_only_the_steps_that_it_was_extended_to() -> None:
-    changes = [changed("dpo.max_steps", "30"), changed("dpo.max_steps", "45")]
+    changes = [setting_change("dpo.max_steps", "30"), setting_change("dpo.max_steps", "45")]
     recipe = effective_recipe(Recipe.model_validate({"sft": {"max_steps": 7}}), changes)
     assert extended_steps(recipe, changes, "dpo") == 45
     assert extended_steps(recipe, changes, "sft") == 0

@@ -166,7 +166,7 @@ def test_a_finished_stage_is_not_made_again(folders: dict[str, Path], views: dic
 
 
 @pytest.fixture(scope="module")
-def exchanged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunState]:
+def swapped_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunState]:
     """Short runs that are killed in DPO and resumed with other weights in one of its two adapters."""
     folder = tmp_path_factory.mktemp("exchanged")
     write_inputs(folder)
@@ -180,8 +180,8 @@ def exchanged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunState]:
 
 
 @pytest.mark.parametrize("adapter", ["default", "ref"])
-def test_a_run_does_not_go_on_with_weights_that_were_not_saved(exchanged: dict[str, RunState], adapter: str) -> None:
-    view, folder = exchanged[adapter], {"default": "dpo-000002", "ref": "adapter-sft"}[adapter]
+def test_a_run_does_not_go_on_with_weights_that_were_not_saved(swapped_runs: dict[str, RunState], adapter: str) -> None:
+    view, folder = swapped_runs[adapter], {"default": "dpo-000002", "ref": "adapter-sft"}[adapter]
     assert view.phase is Phase.FAILED and [point.step for point in view.points if point.stage == "dpo"] == [1, 2]
     assert view.error.code == "checkpoint.weights_differ" and "lora_B" in str(view.error.params["weight"])
     assert (view.error.params["adapter"], view.error.params["folder"]) == (adapter, folder)

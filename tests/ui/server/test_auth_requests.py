@@ -19,7 +19,7 @@ def cookie_of(keys: auth.AccessKeys, secret: str) -> dict[str, str]:
     return {"cookie": f"tunebench-1={secret}"}
 
 
-def entered(
+def check_request(
     keys: auth.AccessKeys, method: str = "GET", path: str = "/", query: str = "", **headers: str
 ) -> Response | None:
     """What the door says to a request; None: it is let in."""
@@ -42,13 +42,13 @@ def test_the_page_on_the_disk_is_another_site_and_gets_in_once(tmp_path: Path) -
         NAVIGATES | {"sec_fetch_dest": "iframe"},
     ):
         with pytest.raises(auth.RequestRejected):
-            entered(keys, query=query, sec_fetch_site="cross-site", **more)
+            check_request(keys, query=query, sec_fetch_site="cross-site", **more)
     with pytest.raises(auth.RequestRejected):
-        entered(keys, path="/config", query=query, sec_fetch_site="cross-site", **NAVIGATES)
-    led = entered(keys, query=query, sec_fetch_site="cross-site", **NAVIGATES)
+        check_request(keys, path="/config", query=query, sec_fetch_site="cross-site", **NAVIGATES)
+    led = check_request(keys, query=query, sec_fetch_site="cross-site", **NAVIGATES)
     assert led and led.status_code == 200 and "samesite=strict" in led.headers["set-cookie"].lower()
     with pytest.raises(auth.RequestRejected):
-        entered(keys, query=query, sec_fetch_site="cross-site", **NAVIGATES)
+        check_request(keys, query=query, sec_fetch_site="cross-site", **NAVIGATES)
 
 
 def test_cookies_of_others_with_our_name_lock_nobody_out(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_cookies_of_others_with_our_name_lock_nobody_out(tmp_path: Path) -> None
         f'tunebench-1="{keys.secret}"',
         f"tunebench-1={keys.secret};",
     ):
-        assert entered(keys, path="/config", cookie=sent) is None, sent
+        assert check_request(keys, path="/config", cookie=sent) is None, sent
     for sent in (
         wrong,
         "tunebench-1",
@@ -70,7 +70,7 @@ def test_cookies_of_others_with_our_name_lock_nobody_out(tmp_path: Path) -> None
         keys.secret,
     ):
         with pytest.raises(auth.RequestRejected):
-            entered(keys, path="/config", cookie=sent)
+            check_request(keys, path="/config", cookie=sent)
 
 
 def test_signed_out_everywhere(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_signed_out_everywhere(tmp_path: Path) -> None:
     assert 'tunebench-1=""; ' in answer.headers["set-cookie"] and b"Signed out" in answer.body
     for before in (owner, guest):
         with pytest.raises(auth.RequestRejected):
-            entered(keys, path="/config", **cookie_of(keys, before))
+            check_request(keys, path="/config", **cookie_of(keys, before))
     assert keys.link.read_text() != link and keys.link.read_text().partition("token=")[2] in keys.opener.read_text()
     assert stat.S_IMODE((tmp_path / "app.secret").stat().st_mode) == 0o600
     newer = keys.secret
@@ -99,12 +99,12 @@ def test_a_name_of_our_own_is_let_in_and_no_other(tmp_path: Path) -> None:
     assert re.fullmatch(r"tunebench-[0-9a-f]{8}\.localhost", name) and address.own_name(tmp_path) == name
     keys = auth.AccessKeys(tmp_path, "http://127.0.0.1:1", own=f"http://{name}:1")
     sent = cookie_of(keys, keys.secret)
-    assert entered(keys, path="/config", host=f"{name}:1", origin=f"http://{name}:1", **sent) is None
+    assert check_request(keys, path="/config", host=f"{name}:1", origin=f"http://{name}:1", **sent) is None
     for host in ("localhost.evil.example:1", "x.localhost:1", f"{name}:2", f"{name}.evil.example:1", name):
         with pytest.raises(auth.RequestRejected):
-            entered(keys, path="/config", host=host, **sent)
+            check_request(keys, path="/config", host=host, **sent)
     with pytest.raises(auth.RequestRejected):
-        entered(keys, path="/config", host=f"{name}:1", origin="http://127.0.0.1:1", **sent)
+        check_request(keys, path="/config", host=f"{name}:1", origin="http://127.0.0.1:1", **sent)
 
 
 @pytest.mark.parametrize(

@@ -41,14 +41,14 @@ def port() -> Iterator[int]:
     thread.start()
     while not server.started:
         time.sleep(0.01)
-    connections.bound_connections(server, MOST, SECONDS)
+    connections.limit_connections(server, MOST, SECONDS)
     yield server.servers[0].sockets[0].getsockname()[1]
     server.should_exit = True
     thread.join(10)
 
 
 @contextmanager
-def opened(port: int, *said: bytes) -> Iterator[list[socket.socket]]:
+def open_sockets(port: int, *said: bytes) -> Iterator[list[socket.socket]]:
     """Connections that have sent these bytes each."""
     several = []
     for words in said:
@@ -85,12 +85,12 @@ HALVES = [b"", b"GET / HTTP/1.1\r\nHo", b"GET / HTTP/1.1\r\nHost: x\r\n", b"P"]
 @pytest.mark.parametrize("words", HALVES)
 def test_half_a_head_has_a_time_limit(port: int, words: bytes) -> None:
     began = time.monotonic()
-    with opened(port, words) as (one,):
+    with open_sockets(port, words) as (one,):
         assert is_closed(one, 10) and time.monotonic() - began >= SECONDS * 0.9
 
 
 def test_a_line_now_and_then_is_no_way_to_stay(port: int) -> None:
-    with opened(port, b"GET / HTTP/1.1\r\n") as (one,):
+    with open_sockets(port, b"GET / HTTP/1.1\r\n") as (one,):
         for number in range(20):
             time.sleep(SECONDS / 5)
             try:
@@ -101,7 +101,7 @@ def test_a_line_now_and_then_is_no_way_to_stay(port: int) -> None:
 
 
 def test_the_page_is_there_beside_many_who_hold_a_line(port: int) -> None:
-    with opened(port, *[b"GET / HTTP/1.1\r\n"] * (4 * MOST)) as several:
+    with open_sockets(port, *[b"GET / HTTP/1.1\r\n"] * (4 * MOST)) as several:
         assert [ask(port) for _ in range(5)] == [200] * 5
         assert all(is_closed(one, 0.3) for one in several[: 3 * MOST])
 
@@ -110,7 +110,7 @@ def test_a_request_in_progress_takes_its_time(port: int) -> None:
     assert SLOW > SECONDS
     assert ask(port, "/slow") == 200
     slow = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n"
-    with opened(port, slow) as (one,):
+    with open_sockets(port, slow) as (one,):
         assert not is_closed(one, SLOW)
         one.sendall(b"ab")
         assert one.recv(100).startswith(b"HTTP/1.1 200")
@@ -118,7 +118,7 @@ def test_a_request_in_progress_takes_its_time(port: int) -> None:
 
 def test_after_an_answer_the_wait_begins_again(port: int) -> None:
     whole = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
-    with opened(port, whole) as (one,):
+    with open_sockets(port, whole) as (one,):
         assert one.recv(1000).endswith(b"ok")
         one.sendall(whole)
         assert one.recv(1000).endswith(b"ok")
@@ -127,7 +127,7 @@ def test_after_an_answer_the_wait_begins_again(port: int) -> None:
 
 
 def test_two_requests_at_once_are_answered(port: int) -> None:
-    with opened(port, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 2) as (one,):
+    with open_sockets(port, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 2) as (one,):
         found = b""
         while found.count(b"ok") < 2 and (more := one.recv(1000)):
             found += more
@@ -136,22 +136,22 @@ def test_two_requests_at_once_are_answered(port: int) -> None:
 
 def test_nobody_is_counted_who_has_left(port: int) -> None:
     for _ in range(5):
-        with opened(port, *[b"G"] * MOST):
+        with open_sockets(port, *[b"G"] * MOST):
             pass
     assert ask(port) == 200
 
 
-def record(number: int) -> logging.LogRecord:
+def log_record(number: int) -> logging.LogRecord:
     return logging.LogRecord("uvicorn.error", logging.WARNING, "x", 1, f"line {number}", None, None)
 
 
 def test_lines_of_a_log_are_bounded_and_the_others_counted() -> None:
     limit = LogLimit(lines=3, seconds=0.2)
-    assert sum(limit.filter(record(at)) for at in range(1000)) == 3
+    assert sum(limit.filter(log_record(at)) for at in range(1000)) == 3
     time.sleep(0.25)
-    later = record(1000)
+    later = log_record(1000)
     assert limit.filter(later) and "997" in later.getMessage()
-    assert limit.filter(next_one := record(1001)) and next_one.getMessage() == "line 1001"
+    assert limit.filter(next_one := log_record(1001)) and next_one.getMessage() == "line 1001"
 
 
 def test_the_app_bounds_its_own_server(tmp_path: Path) -> None:

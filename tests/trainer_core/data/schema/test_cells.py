@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.cases import read
+from tests.support.case_rows import read
 from tests.support.files_case import FORMATS, Row, assistant, case, chat, pair, user
 from trainer_core.data.schema.cells import parse_written_messages
 from trainer_core.texts import Text

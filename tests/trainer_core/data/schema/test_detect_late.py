@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import cases
+from tests.support import case_rows, cases
 from tests.support.files_case import FORMATS, Row, assistant, case, chat, pair, user, written
 from trainer_core import data
 from trainer_core.config.recipe import Columns
@@ -149,7 +149,7 @@ def test_cases_says_what_becomes_of_every_file(tmp_path: Path, capsys: pytest.Ca
     told = capsys.readouterr().out
     assert "1 rows used, 1 left out" in told and f"1 left out, such as line 2: {Text('quality.identical')}" in told
     assert "  chosen, assistant (learned): b" in told and "notes.md" not in told
-    assert cases.read(tmp_path / "nowhere.jsonl").refused
+    assert case_rows.read(tmp_path / "nowhere.jsonl").refused
 
 
 def test_a_system_prompt_of_the_prompt_list_stays_where_the_sides_are_whole(tmp_path: Path) -> None:

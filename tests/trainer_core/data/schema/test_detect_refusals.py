@@ -31,13 +31,13 @@ LAYOUTS: tuple[tuple[str, ...], ...] = (
 PARQUET_ONLY = ("binary", "date")
 
 
-def refusal(folder: Path, rows: list[Row], form: str = "jsonl") -> Text:
+def refusal_text(folder: Path, rows: list[Row], form: str = "jsonl") -> Text:
     with pytest.raises(DataError) as refused:
         list(stream_rows(ReadRequest(written(folder, rows, form))))
     return refused.value.text
 
 
-def unfit(text: Text) -> str:
+def unfit_text(text: Text) -> str:
     assert text.code == "schema.unfit"
     return str(text.params["unfit"])
 
@@ -48,7 +48,7 @@ def test_a_refusal_names_the_content_of_every_column_that_does_not_fit(
     tmp_path: Path, code: str, columns: tuple[str, ...]
 ) -> None:
     form = "parquet" if code in PARQUET_ONLY else "jsonl"
-    said = unfit(refusal(tmp_path, [dict.fromkeys(columns, UNFIT[code])] * 3, form))
+    said = unfit_text(refusal_text(tmp_path, [dict.fromkeys(columns, UNFIT[code])] * 3, form))
     about = {"names": "speaker, utterance"} if code == "objects" else {}
     assert said == ", ".join(str(Text(f"schema.holds_{code}", column=column, **about)) for column in columns)
 
@@ -57,7 +57,7 @@ def test_a_refusal_names_the_content_of_every_column_that_does_not_fit(
 @pytest.mark.parametrize("code", UNFIT)
 def test_columns_that_fit_are_not_named(tmp_path: Path, code: str, column: str) -> None:
     row: Row = {**dict.fromkeys(LAYOUTS[0], "words"), column: UNFIT[code]}
-    said = unfit(refusal(tmp_path, [row], "parquet" if code in PARQUET_ONLY else "jsonl"))
+    said = unfit_text(refusal_text(tmp_path, [row], "parquet" if code in PARQUET_ONLY else "jsonl"))
     assert said.startswith(f"{column} ") and not any(
         f"{other} holds" in said for other in LAYOUTS[0] if other != column
     )
@@ -79,34 +79,34 @@ def test_columns_that_fit_are_not_named(tmp_path: Path, code: str, column: str) 
 )
 @pytest.mark.parametrize("column", ["messages", "conversations", "dialogue"])
 def test_a_column_for_messages_without_messages(tmp_path: Path, column: str, code: str, cell: Any) -> None:
-    assert unfit(refusal(tmp_path, [{column: cell}])) == str(Text(f"schema.holds_{code}", column=column))
+    assert unfit_text(refusal_text(tmp_path, [{column: cell}])) == str(Text(f"schema.holds_{code}", column=column))
 
 
 def test_a_missing_column_is_no_unfit_one(tmp_path: Path) -> None:
-    assert refusal(tmp_path, [{"prompt": "a", "chosen": "b"}]).code == "schema.unknown"
-    assert refusal(tmp_path, [{"chosen": "b", "rejected": "c"}]).code == "schema.unknown"
+    assert refusal_text(tmp_path, [{"prompt": "a", "chosen": "b"}]).code == "schema.unknown"
+    assert refusal_text(tmp_path, [{"chosen": "b", "rejected": "c"}]).code == "schema.unknown"
 
 
 @pytest.mark.parametrize("row", [user("Hi"), {"from": "human", "value": "Hi"}, {"role": "user", "text": "Hi"}])
 def test_rows_that_are_one_message_each_are_not_learned_as_plain_text(tmp_path: Path, row: Row) -> None:
-    assert refusal(tmp_path, [row, row]).code == "schema.single_turns"
+    assert refusal_text(tmp_path, [row, row]).code == "schema.single_turns"
 
 
-def items(path: Path) -> list[Chat | Pair]:
+def read_items(path: Path) -> list[Chat | Pair]:
     return [news.item for news in stream_rows(ReadRequest(path)) if isinstance(news, UsableRow)]
 
 
 def test_rejected_messages_beside_a_chosen_text_are_never_learned_as_a_chat(tmp_path: Path) -> None:
     row = {"prompt": "q", "chosen": "good", "rejected": [assistant("bad")]}
-    (pair,) = items(written(tmp_path, [row]))
+    (pair,) = read_items(written(tmp_path, [row]))
     assert isinstance(pair, Pair) and (pair.chosen[0].content, pair.rejected[0].content) == ("good", "bad")
-    said = unfit(refusal(tmp_path, [{**row, "chosen": ["good"]}]))
+    said = unfit_text(refusal_text(tmp_path, [{**row, "chosen": ["good"]}]))
     assert said == str(Text("schema.holds_texts", column="chosen"))
 
 
 def test_decimal_numbers_are_text(tmp_path: Path) -> None:
     path = written(tmp_path, [{"question": "Price?", "answer": decimal.Decimal("1.20")}], "parquet")
-    (chat,) = items(path)
+    (chat,) = read_items(path)
     assert isinstance(chat, Chat) and chat.messages[1].content == "1.20"
 
 
@@ -124,7 +124,7 @@ LISTS: list[Any] = [
 
 
 def assert_talks(path: Path, count: int) -> None:
-    found = items(path)
+    found = read_items(path)
     assert len(found) == count
     for item in found:
         assert isinstance(item, Chat) and [(one.role, one.content) for one in item.messages] == list(
@@ -155,12 +155,14 @@ def test_pairs_of_words_under_other_names_are_no_conversation(tmp_path: Path) ->
     found = next(one for one in news if isinstance(one, SchemaDetected))
     assert found.shape.columns == {"prompt": "question", "answer": "answer"}
     assert [one.name for one in news if isinstance(one, IgnoredContent)] == ["entities"]
-    refused = refusal(tmp_path, [{"entities": [["Paris", "LOC"]]}])
+    refused = refusal_text(tmp_path, [{"entities": [["Paris", "LOC"]]}])
     assert refused.code == "schema.unknown"
 
 
 @pytest.mark.parametrize("role", ["ai", "AI", "bot", "gpt", "model", "chatgpt", "assistant"])
 @pytest.mark.parametrize("asker", ["human", "Human", "user", "prompter"])
 def test_the_names_of_both_roles(tmp_path: Path, asker: str, role: str) -> None:
-    (chat,) = items(written(tmp_path, [{"messages": [user("q") | {"role": asker}, assistant("a") | {"role": role}]}]))
+    (chat,) = read_items(
+        written(tmp_path, [{"messages": [user("q") | {"role": asker}, assistant("a") | {"role": role}]}])
+    )
     assert isinstance(chat, Chat) and [one.role for one in chat.messages] == ["user", "assistant"]
