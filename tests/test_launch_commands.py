@@ -45,7 +45,7 @@ def run_that_failed(workspace: Path, name: str, message: str) -> Path:
 
 
 def test_the_report_holds_what_a_helper_must_know_and_no_secret(tmp_path: Path) -> None:
-    """As a user without .venv runs it: the launcher's own files and trainer_core/system/redact.py, nothing else."""
+    """As a user without .venv runs it: the launcher's own files and two of trainer_core/system, nothing else."""
     project = tmp_path / "project"
     (project / "trainer_core" / "system").mkdir(parents=True)
     shutil.copytree(ROOT / "launcher", project / "launcher", ignore=shutil.ignore_patterns("__pycache__"))
@@ -54,6 +54,7 @@ def test_the_report_holds_what_a_helper_must_know_and_no_secret(tmp_path: Path) 
         "pyproject.toml",
         "trainer_core/__init__.py",
         "trainer_core/system/__init__.py",
+        "trainer_core/system/project.py",
         "trainer_core/system/redact.py",
     ):
         shutil.copy(ROOT / name, project / name)
