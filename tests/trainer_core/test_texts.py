@@ -4,6 +4,7 @@ import ast
 import string
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -11,6 +12,9 @@ from tests.support.page_texts import script_calls, script_codes, text_placeholde
 from trainer_core.data.preview.token_view import LENGTH_FINDINGS
 from trainer_core.data.quality.checks import QUALITY_CHECKS
 from trainer_core.data.quality.report import IGNORED_CONTENT
+from trainer_core.export import certificate_page
+from trainer_core.export.model_card import Relation
+from trainer_core.runs.export_events import Verdict
 from trainer_core.texts import FORMATTER, NO_TEXT, Text, parse_text, templates
 from ui.format import PAGE, page_texts
 
@@ -18,6 +22,9 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted([*(ROOT / "trainer_core").rglob("*.py"), *(ROOT / "ui").rglob("*.py"), ROOT / "app.py"])
 NOT_PARAMS = {"keys", "offers"}
 FAMILIES = {
+    "certificate_columns": (dict.fromkeys(certificate_page.COLUMNS), set()),
+    "verdicts": (dict.fromkeys(get_args(Verdict)), set()),
+    "model_card": (dict.fromkeys(get_args(Relation)), {"name", "lane", "base"}),
     "quality": (QUALITY_CHECKS, set()),
     "quality_titles": (QUALITY_CHECKS, set()),
     "ignored": (IGNORED_CONTENT, {"names"}),

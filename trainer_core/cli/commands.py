@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from trainer_core import data
-from trainer_core.cli import terminal
+from trainer_core.cli import export, terminal
 from trainer_core.cli.demo import ANSWERS, print_comparison, train_and_compare
 from trainer_core.config.recipe import STARTER, Data, read_recipe
 from trainer_core.data.hub import datasets
@@ -93,6 +93,10 @@ def build_cli_parser() -> argparse.ArgumentParser:
     )
     told.add_argument("id", help="the run's id, or 'last'")
     told.add_argument("--out", type=Path, help="where to write it; without it report.html in the run's folder")
+    leave = command(
+        "export", run_export, "a trained lane as files for other programs, with a certificate of what they keep"
+    )
+    export.add_arguments(leave)
     command("runs", run_list, "all runs, newest first")
     command("sign-out", run_sign_out, "end the key of every browser that is signed in; the app may be open")
     command("starter", run_starter, "make the starter model ready")
@@ -259,6 +263,11 @@ def run_report(args: argparse.Namespace) -> int:
         str(html_report.save_report(supervisor.registry.run_dir(find_run_id(supervisor, args.id)), args.out))
     )
     return 0
+
+
+def run_export(args: argparse.Namespace) -> int:
+    supervisor = create_supervisor(args)
+    return export.run_export(supervisor, find_run_id(supervisor, args.id), args)
 
 
 def run_list(args: argparse.Namespace) -> int:

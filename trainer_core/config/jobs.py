@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from trainer_core.config.export_targets import EXPORT_TARGETS
 from trainer_core.config.recipe import Precision, Recipe
 from trainer_core.schema import StrictModel
 from trainer_core.texts import Text
@@ -64,7 +66,35 @@ class CompareJob(StrictModel):
     lanes: tuple[Lane, ...] = Field(min_length=1, max_length=6)
 
 
-Job = Annotated[TrainJob | CompareJob, Field(discriminator="kind")]
+class ExportJob(StrictModel):
+    """Take one lane out, in every form of `targets`, as the folder `name` in the folder `out`."""
+
+    kind: Literal["export"] = "export"
+    model: str
+    precision: Precision = "auto"
+    lane: Lane
+    targets: tuple[str, ...] = Field(min_length=1, max_length=len(EXPORT_TARGETS))
+    out: str
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    held_out: str = ""
+    """A file of pairs, to measure how much of the trained preference a form keeps."""
+    run: str = ""
+    """The run of the lane."""
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.out) / self.name
+
+    @field_validator("targets")
+    @classmethod
+    def _check_targets(cls, targets: tuple[str, ...]) -> tuple[str, ...]:
+        for target in targets:
+            if target not in EXPORT_TARGETS:
+                raise ValueError(Text("export.unknown_target", target=target, known=", ".join(EXPORT_TARGETS)))
+        return tuple(dict.fromkeys(targets))
+
+
+Job = Annotated[TrainJob | CompareJob | ExportJob, Field(discriminator="kind")]
 
 
 @dataclass(frozen=True)
@@ -75,14 +105,17 @@ class JobKind:
         run: "module:function". A worker imports it and calls it with the job, the run folder, the event log and the stop
             requests; it returns the final phase of the run.
         is_detached: the worker outlives the app and restarts after running out of memory. Any other ends with its stdin.
+        needs_device: it waits for the graphics card or, without one, for the processor.
     """
 
-    model: type[TrainJob | CompareJob]
+    model: type[TrainJob | CompareJob | ExportJob]
     run: str
     is_detached: bool
+    needs_device: bool = True
 
 
 JOB_KINDS: Mapping[str, JobKind] = {
     "train": JobKind(TrainJob, "trainer_core.training:train", is_detached=True),
     "compare": JobKind(CompareJob, "trainer_core.inference.server:serve", is_detached=False),
+    "export": JobKind(ExportJob, "trainer_core.export.pipeline:export", is_detached=True, needs_device=False),
 }

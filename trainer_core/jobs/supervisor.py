@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from trainer_core.jobs import stall
 from trainer_core.jobs.compare_control import CompareControl
 from trainer_core.jobs.device import DeviceChoice, DeviceMonitor
+from trainer_core.jobs.export_control import ExportControl
 from trainer_core.jobs.registry import RunRegistry
 from trainer_core.jobs.run_control import RunControl
 from trainer_core.jobs.shutdown import Shutdown
@@ -51,6 +52,7 @@ class Supervisor:
         self.spawner = WorkerSpawner(self.registry, self.device, command, ahead)
         self.compare = CompareControl(self.registry, self.spawner)
         self.control = RunControl(self.registry, self.spawner, self.compare)
+        self.exports = ExportControl(self.registry, self.spawner)
         self.shutdown = Shutdown(self.registry, self.spawner, patience)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="supervisor", daemon=True)
@@ -90,6 +92,7 @@ class Supervisor:
         try:
             self.device.refresh()
             self.registry.refresh()
+            self.exports.refresh()
             self.shutdown.enforce_stop_requests()
             self.spawner.update_warm_worker()
         except Exception:  # shown in the sidebar; the next round may succeed

@@ -13,6 +13,7 @@ from pydantic import AfterValidator
 from trainer_core.config.recipe import METHODS
 from trainer_core.methods.base import RowKind
 from trainer_core.runs.compare_events import CompareEvent
+from trainer_core.runs.export_events import ExportEvent
 from trainer_core.texts import NO_TEXT, Text
 
 
@@ -272,7 +273,7 @@ TrainEvent = (
     DataPrepared | SettingChanged | StepsPlanned | RowLengths | MemoryProbed | ReferenceCheck | TrainStep | Evaluation
     | SampleAnswers | StageResumed | CheckpointSaved | OutOfMemory | AdapterSaved
 )  # fmt: skip
-Event = PhaseChanged | DeviceAcquired | Notice | RunEnded | RunFailed | TrainEvent | CompareEvent
+Event = PhaseChanged | DeviceAcquired | Notice | RunEnded | RunFailed | TrainEvent | CompareEvent | ExportEvent
 EVENT_KINDS: Mapping[str, type] = {kind.__name__: kind for kind in Event.__args__}
 OLD_NAMES: Mapping[str, str] = {
     "Status": "PhaseChanged",

@@ -52,6 +52,7 @@ from trainer_core.runs.events import (
     TrainEvent,
     TrainStep,
 )
+from trainer_core.runs.export_events import ExportEvent, ExportFinished, ExportPart, ExportProgress
 from trainer_core.system import untrusted_files
 from trainer_core.system.untrusted_files import UnsafeFile
 from trainer_core.texts import NO_TEXT, Text
@@ -115,6 +116,8 @@ class RunState:
     ends: Mapping[str, AnswerStats] = field(default_factory=dict)
     said: Mapping[str, PromptAnswers] = field(default_factory=dict)
     heated: TokenHeatmap | None = None
+    exporting: ExportProgress | None = None
+    exported: ExportFinished | None = None
 
     def answers_to(self, ask: str) -> PromptAnswers | None:
         """Answers to a prompt; None before its turn, and once they are dropped."""
@@ -191,6 +194,8 @@ def apply(view: RunState, event: Event) -> RunState:
         return apply_train_event(view, event)
     if isinstance(event, CompareEvent):
         return apply_compare_event(view, event)
+    if isinstance(event, ExportEvent):
+        return apply_export_event(view, event)
     match event:
         case PhaseChanged(phase, detail, stage):
             return replace(view, phase=phase, stage=stage, detail=detail, error=NO_TEXT, traceback="", offers=())
@@ -261,6 +266,16 @@ def apply_compare_event(view: RunState, event: CompareEvent) -> RunState:  # noq
             return replace(view, phase=Phase.READY, lanes=now)
         case TokenHeatmap():
             return replace(view, phase=Phase.READY, heated=event)
+
+
+def apply_export_event(view: RunState, event: ExportEvent) -> RunState:
+    match event:
+        case ExportProgress():
+            return replace(view, exporting=event, detail=event.part)
+        case ExportPart():
+            return view
+        case ExportFinished():
+            return replace(view, exporting=None, exported=event)
 
 
 def with_answers(view: RunState, ask: str, said: PromptAnswers) -> RunState:

@@ -30,6 +30,14 @@ class Workspace:
         return ensure_dir(self.root / "compare")
 
     @property
+    def exports(self) -> Path:
+        return ensure_dir(self.root / "exports")
+
+    @property
+    def export_jobs(self) -> Path:
+        return ensure_dir(self.root / "export-jobs")
+
+    @property
     def models(self) -> Path:
         return ensure_dir(self.root / "models")
 

@@ -88,12 +88,14 @@ def do_work(run_dir: Path, find_work: Callable[[Job], RunJob], emit: EventLog, w
     emit(PhaseChanged(Phase.LOADING, Text("loading.start")))
     for note in file.notes:
         emit(Notice(note))
-    card = hardware.card_uuid(os.environ)
-    with device_lock.hold_device(run_dir, card), ExitStack() as awake:
-        emit(DeviceAcquired(card))
+    kind, card = JOB_KINDS[file.job.kind], hardware.card_uuid(os.environ)
+    with ExitStack() as held:
+        if kind.needs_device:
+            held.enter_context(device_lock.hold_device(run_dir, card))
+            emit(DeviceAcquired(card))
         emit(IMPORTING)
-        if JOB_KINDS[file.job.kind].is_detached:
-            sys.stderr.write(f"{awake.enter_context(sleep_inhibitor.keep_awake())}\n")
+        if kind.is_detached:
+            sys.stderr.write(f"{held.enter_context(sleep_inhibitor.keep_awake())}\n")
         return find_work(file.job)(file.job, run_dir, emit, wants)
 
 

@@ -1,0 +1,46 @@
+"""What a lane can be exported as. A target is a function of `trainer_core/export/` and a row here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ExportTarget:
+    """One form of a trained lane.
+
+    Attributes:
+        write: "module:function". The worker imports it and calls it with the export's context and the path to write.
+        source: the target that it is made from; it is made first, and removed again if nobody asked for it.
+        bits: per weight, for the size and the verdict; 0: the base's own.
+        suffix: of the file's name; empty: a folder.
+        file_type: llama.cpp's name of the number format, for a GGUF file.
+    """
+
+    write: str
+    source: str = ""
+    bits: float = 0.0
+    suffix: str = ""
+    file_type: str = ""
+
+
+GGUF = "trainer_core.export.gguf:write_gguf"
+EXPORT_TARGETS: Mapping[str, ExportTarget] = {
+    "adapter": ExportTarget("trainer_core.export.folders:write_adapter"),
+    "merged": ExportTarget("trainer_core.export.folders:write_merged", source="adapter"),
+    "merged-f16": ExportTarget("trainer_core.export.folders:write_merged_f16", source="adapter", bits=16),
+    "gguf:bf16": ExportTarget(GGUF, "merged", 16, "-BF16.gguf", "MOSTLY_BF16"),
+    "gguf:f16": ExportTarget(GGUF, "merged-f16", 16, "-F16.gguf", "MOSTLY_F16"),
+    "gguf:q8_0": ExportTarget(GGUF, "merged-f16", 8.5, "-Q8_0.gguf", "MOSTLY_Q8_0"),
+}
+
+
+def with_sources(targets: Iterable[str]) -> tuple[str, ...]:
+    """The targets and what they are made from, each after its source."""
+    needed = set[str]()
+    for target in targets:
+        while target:
+            needed.add(target)
+            target = EXPORT_TARGETS[target].source
+    return tuple(one for one in EXPORT_TARGETS if one in needed)

@@ -1,0 +1,74 @@
+"""The certificate as one HTML file that needs no network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+from trainer_core.config.jobs import ExportJob
+from trainer_core.runs.compare_events import ConfidenceInterval
+from trainer_core.runs.export_events import AnswerComparison, CertificateRow
+from trainer_core.system.format import format_mb
+from trainer_core.texts import Text
+
+STYLE = """
+:root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif }
+body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
+table { border-collapse: collapse; width: 100% }
+th, td { text-align: left; padding: .4rem .6rem; border-bottom: 1px solid color-mix(in srgb, currentColor 20%, transparent) }
+td.same, td.ties { color: light-dark(#136c2e, #7ee2a0) }
+td.changed { color: light-dark(#b3261e, #ffb4ab) }
+.scroll { overflow-x: auto }
+"""
+COLUMNS = ("form", "size", "prompts", "answers", "engine", "divergence", "accuracy", "kept", "verdict")
+
+
+def render_page(job: ExportJob, rows: Sequence[CertificateRow], pairs: int) -> str:
+    title = str(Text("certificate.title", name=job.name))
+    head = "".join(f"<th scope=col>{escape(str(Text(f'certificate_columns.{name}')))}</th>" for name in COLUMNS)
+    body = "".join(render_row(row) for row in rows)
+    notes = "".join(f"<p>{escape(row.form)}: {escape(str(row.problem))}</p>" for row in rows if row.problem)
+    intro = escape(str(Text("certificate.intro", lane=job.lane.name, pairs=pairs)))
+    legend = escape(str(Text("certificate.legend")))
+    return (
+        f'<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width">'
+        f"<title>{escape(title)}</title><style>{STYLE}</style><h1>{escape(title)}</h1><p>{intro}</p>"
+        f"<div class=scroll tabindex=0><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        f"{notes}<p>{legend}</p></html>\n"
+    )
+
+
+def render_row(row: CertificateRow) -> str:
+    cells = (
+        format_mb(row.bytes),
+        format_words(row),
+        format_answers(row.answers),
+        format_answers(row.engine_answers),
+        format_number(row.engine_divergence if row.engine_divergence is not None else row.divergence),
+        format_percent(row.accuracy),
+        format_percent(row.kept),
+    )
+    verdict = escape(str(Text(f"verdicts.{row.verdict}")))
+    told = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+    return f"<tr><th scope=row>{escape(row.form)}</th>{told}<td class={row.verdict}>{verdict}</td></tr>"
+
+
+def format_words(row: CertificateRow) -> str:
+    if row.tokens_equal is None:
+        return "–"
+    return str(Text("certificate.equal" if row.same_words else "certificate.different"))
+
+
+def format_answers(answers: AnswerComparison | None) -> str:
+    return f"{answers.equal} / {answers.count}" if answers else "–"
+
+
+def format_number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2g}"
+
+
+def format_percent(found: ConfidenceInterval | None) -> str:
+    if found is None:
+        return "–"
+    low, high = found.ends
+    return f"{found.value:.0%} [{100 * low:.0f}, {100 * high:.0f}]"

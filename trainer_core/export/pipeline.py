@@ -1,0 +1,137 @@
+"""The export job: every part after what it is made from, then the certificate, then the folder under its name."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import cast
+
+from trainer_core.config.export_targets import EXPORT_TARGETS, with_sources
+from trainer_core.config.jobs import ExportJob
+from trainer_core.config.recipe import STARTER
+from trainer_core.export import certificate_page
+from trainer_core.export.certify import certify_forms
+from trainer_core.export.context import ExportContext, ExportStopped, part_name
+from trainer_core.export.merge import weight_files
+from trainer_core.export.staging import ExportStaging
+from trainer_core.export.tensor_file import count_weights
+from trainer_core.inference.adapter_checks import weights_hash
+from trainer_core.models import hub, resolve
+from trainer_core.planning import export_cost
+from trainer_core.runs.control import StopRequests
+from trainer_core.runs.event_log import EventLog
+from trainer_core.runs.events import Phase, PhaseChanged
+from trainer_core.runs.export_events import CertificateRow, ExportFinished, ExportPart
+from trainer_core.runs.workspace import Workspace
+from trainer_core.texts import Text
+
+STARTER_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
+"""The starter is that model, out of four bits."""
+CERTIFICATE, PAGE = "export.json", "certificate.html"
+CONVERTERS = ("gguf", "peft", "transformers")
+WritePart = Callable[[ExportContext, Path], None]
+
+
+def export(job: ExportJob, run_dir: Path, emit: EventLog, wants: StopRequests) -> Phase:
+    """Write the export, or go on with one that was interrupted.
+
+    Raises:
+        ModelError: a part cannot be made, or a file would read prompts differently; there is nothing under the final name.
+        DiskError: too little space, or the name is taken.
+    """
+    staging = ExportStaging(job.folder, hash_source(job))
+    staging.begin()
+    try:
+        base = fetch_base(job, run_dir, emit)
+        parts = with_sources(job.targets)
+        export_cost.require_space(estimate_cost(job, base), job.folder)
+        context = ExportContext(job, base, public_name(job.model), staging, emit, wants, len(parts) + 1)
+        emit(PhaseChanged(Phase.SAVING, Text("export.writing")))
+        for target in parts:
+            make_part(context, target)
+        finished = certify(context)
+        staging.publish([*(part_name(job, target) for target in job.targets), CERTIFICATE, PAGE])
+    except ExportStopped:
+        return Phase.STOPPED
+    emit(finished)
+    return Phase.DONE
+
+
+def hash_source(job: ExportJob) -> str:
+    """Hash of what decides the bytes of a part: the base, the lane with its adapters' weights, and the converter."""
+    weights = [weights_hash(folder) for folder in job.lane.adapter_folders]
+    lane = job.lane.model_dump(exclude={"adapter", "other"})
+    told = [job.model, job.precision, job.name, lane, weights, {name: version(name) for name in CONVERTERS}]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+def fetch_base(job: ExportJob, run_dir: Path, emit: EventLog) -> Path:
+    """The folder of the base, downloaded from the Hub if it is missing."""
+    model = resolve.resolve_model(job.model, Workspace.for_run(run_dir))
+    if not resolve.is_hub_id(model):
+        return Path(model)
+    found = hub.fetch_model(model, lambda text: emit(PhaseChanged(Phase.LOADING, text)))
+    assert found  # nothing cancels this download
+    return found
+
+
+def estimate_cost(job: ExportJob, base: Path) -> export_cost.ExportCost:
+    adapters = sum(export_cost.folder_bytes(Path(folder)) for folder in job.lane.adapter_folders)
+    files = weight_files(base)
+    bits = 8 * sum(path.stat().st_size for path in files) / sum(count_weights(path) for path in files)
+    return export_cost.export_cost(job.targets, sum(path.stat().st_size for path in files), bits, adapters)
+
+
+def public_name(model: str) -> str:
+    """The base's name on the Hub; empty for a folder of this computer."""
+    if model == STARTER:
+        return STARTER_BASE
+    return model if resolve.is_hub_id(model) else ""
+
+
+def make_part(context: ExportContext, target: str) -> None:
+    name = part_name(context.job, target)
+    context.begin(Text("export.part", part=target))
+    if not context.staging.is_complete(name):
+        with context.staging.building(name) as path:
+            writer(target)(context, path)
+    files = context.staging.parts()[name].values()
+    context.emit(ExportPart(name, sum(file.bytes for file in files)))
+
+
+def writer(target: str) -> WritePart:
+    module, name = EXPORT_TARGETS[target].write.split(":")
+    found = getattr(importlib.import_module(module), name)
+    return cast(WritePart, partial(found, key=target) if EXPORT_TARGETS[target].file_type else found)
+
+
+def certify(context: ExportContext) -> ExportFinished:
+    """Measure every form, and write the certificate as JSON and as a page.
+
+    Raises:
+        ModelError: a form reads prompts differently from training.
+    """
+    context.begin(Text("export.certificate"))
+    rows, pairs = certify_forms(context)
+    finished = ExportFinished(str(context.staging.target), tuple(rows), pairs)
+    told = {
+        "lane": context.job.lane.name,
+        "base": context.base_name,
+        "pairs": pairs,
+        "rows": list(map(row_values, rows)),
+    }
+    with context.staging.building(CERTIFICATE) as path:
+        path.write_text(json.dumps(told, indent=1), encoding="utf-8")
+    with context.staging.building(PAGE) as path:
+        path.write_text(certificate_page.render_page(context.job, rows, pairs), encoding="utf-8")
+    return finished
+
+
+def row_values(row: CertificateRow) -> dict[str, object]:
+    return asdict(row) | {"verdict": row.verdict, "problem": str(row.problem)}

@@ -1,0 +1,102 @@
+"""Starts, stops and resumes exports. Each is a worker of its own, beside a training run or a comparison."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer_core.config.jobs import ExportJob, Lane
+from trainer_core.errors import BusyError
+from trainer_core.jobs.registry import RunRegistry
+from trainer_core.jobs.run_watcher import RunWatcher
+from trainer_core.jobs.spawn import WorkerSpawner
+from trainer_core.runs import control, run_folder
+from trainer_core.runs.run_state import RunState
+from trainer_core.schema import parse_values
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What the user asked for: the lane of a run in these forms, as `name` in the folder `out`."""
+
+    run: str
+    lane: Lane
+    targets: Sequence[str]
+    out: Path
+    name: str
+
+
+class ExportControl:
+    def __init__(self, registry: RunRegistry, spawner: WorkerSpawner):
+        self.registry, self.spawner = registry, spawner
+        self.watchers: dict[str, RunWatcher] = {}
+
+    def refresh(self) -> None:
+        """Refresh every export of the workspace from its folder."""
+        for run_dir in run_folder.list_runs(self.registry.workspace.export_jobs):
+            self.watchers.setdefault(run_dir.name, RunWatcher(run_dir)).refresh()
+
+    def state(self, export_id: str) -> RunState:
+        return self.watchers[export_id].state
+
+    def start(self, asked: ExportRequest) -> str:
+        """Start an export and return its id.
+
+        Raises:
+            ConfigError: an unknown form, or a name that no folder can have.
+            BusyError: another export writes the same folder.
+            ModelError: the run is no training run.
+        """
+        recipe = self.registry.run_recipe(asked.run)
+        precision = self.registry.run_state(asked.run).effective_value("precision", recipe.precision)
+        held_out = self.registry.run_dir(asked.run) / "held-out.jsonl"
+        values = {
+            "model": recipe.model,
+            "precision": precision,
+            "lane": asked.lane,
+            "targets": tuple(asked.targets),
+            "out": str(asked.out.resolve()),
+            "name": asked.name,
+            "held_out": str(held_out) if held_out.exists() else "",
+            "run": asked.run,
+        }
+        job = parse_values(ExportJob, values, "export")
+        with self.spawner.start_lock():
+            self.refresh()
+            self.require_free(job)
+            facts = self.spawner.run_file_facts((), job.model)
+            run_dir = run_folder.create_run(self.registry.workspace.export_jobs, job, job.name, **facts)
+            return self.spawn(RunWatcher(run_dir), job.model)
+
+    def require_free(self, job: ExportJob) -> None:
+        for watcher in self.watchers.values():
+            other = run_folder.read_run(watcher.run_dir).job
+            if watcher.state.phase.is_active and isinstance(other, ExportJob) and other.folder == job.folder:
+                raise BusyError("export.in_progress", folder=str(job.folder))
+
+    def stop(self, export_id: str) -> None:
+        """End an export after its current step; `resume` goes on with what is complete."""
+        control.send_request(self.watchers[export_id].run_dir, "stop")
+
+    def resume(self, export_id: str) -> None:
+        """Go on with an export that was stopped, failed or killed.
+
+        Raises:
+            BusyError: it is active or finished.
+        """
+        with self.spawner.start_lock():
+            self.refresh()
+            if not self.state(export_id).phase.is_resumable:
+                raise BusyError("export.not_resumable", export=export_id)
+            run_dir = self.watchers[export_id].run_dir
+            job = run_folder.read_run(run_dir).job
+            assert isinstance(job, ExportJob)
+            control.clear_request(run_dir)
+            self.spawn(RunWatcher.for_resume(run_dir), job.model)
+
+    def spawn(self, watcher: RunWatcher, model: str) -> str:
+        watcher.process = self.spawner.spawn_worker(watcher.run_dir, model, stdin=subprocess.DEVNULL)
+        self.watchers[watcher.run_dir.name] = watcher
+        return watcher.run_dir.name
