@@ -50,12 +50,33 @@ from trainer_core.runs.events import (
     Suggestion,
     TrainStep,
 )
+from trainer_core.runs.export_events import (
+    AnswerComparison,
+    CertificateRow,
+    ExportFinished,
+    ExportPart,
+    ExportProgress,
+)
 from trainer_core.runs.run_state import RunState, apply, mark_dead  # fmt: skip
 from trainer_core.texts import Text, verbatim
 
 HALF = ConfidenceInterval(0.5, 0.25, None, 48)
+FORM = CertificateRow(
+    "gguf:q8_0",
+    1000,
+    8.5,
+    True,
+    True,
+    True,
+    AnswerComparison(1, 2, (0.05,)),
+    None,
+    0.001,
+    None,
+    HALF,
+    None,
+    Text("export.no_engine"),
+)
 STEP = TrainStep("sft", 1, 4, 2.5, 1e-4, 0.3, 2.0, 100.0, 6.0)
-METRICS = {"margin": 0.1, "accuracy": 0.5, "chosen": -10.0, "rejected": -12.0}
 METRICS = {"margin": 0.1, "accuracy": 0.5, "chosen": -10.0, "rejected": -12.0}
 DPO_STEP = replace(
     STEP,
@@ -81,6 +102,9 @@ EXAMPLES: list[Event] = [
     OutOfMemory("dpo", "CUDA out of memory"),
     AdapterSaved("sft", "adapter-sft", 10, 4),
     ScoringProgress(verbatim("answers"), 1, 2, 10, 40, None),
+    ExportProgress(verbatim("merged"), 1, 3, 10, 40, 2.5),
+    ExportPart("merged", 1000),
+    ExportFinished("/out/it", (FORM,), 24),
     ScoresReady((LaneScore("Base", HALF, HALF, HALF, HALF, forgetting=ForgettingCheck(2, 1, HALF, 0.3)),)),
     PromptStarted("a1", "hi", ("Base", "DPO")),
     TextChunk("a1", {"Base": "Hé \u2028 </script>", "DPO": ""}),
