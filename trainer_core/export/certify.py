@@ -57,11 +57,22 @@ def certify_forms(context: ExportContext) -> tuple[list[CertificateRow], int]:
         ExportStopped: the user stopped the export.
     """
     pairs = held_out_pairs(context)
+    context.begin(Text("export.measuring", form=context.job.lane.name))
     reference = measure_lane(context, pairs)
     rows = []
-    for target in context.measured_targets:
+    for target in measured_targets(context.job.targets):
         rows.append(measure_form(context, target, reference, pairs))
     return rows, len(pairs)
+
+
+def measured_targets(targets: Sequence[str]) -> tuple[str, ...]:
+    """The forms of the certificate: all but the adapter, which is the lane itself."""
+    return tuple(target for target in targets if target != "adapter")
+
+
+def count_measurements(targets: Sequence[str]) -> int:
+    """The lane, each form's weights, and each GGUF file in its engine."""
+    return 1 + sum(2 if EXPORT_TARGETS[target].file_type else 1 for target in measured_targets(targets))
 
 
 def held_out_pairs(context: ExportContext) -> list[Pair]:
@@ -111,7 +122,7 @@ def score_pairs(
 
     progress = ScoringTracker(say, threading.Event())
     try:
-        judged = measure.pair_logprobs(lanes, pairs, progress, Text("export.certificate"))
+        judged = measure.pair_logprobs(lanes, pairs, progress, context.part)
     except ScoringCancelled as error:
         raise ExportStopped from error
     return tuple(measure.preferences(judged[name])), tuple(measure.base_preferences(judged))
@@ -124,7 +135,9 @@ def measure_form(
     size = path.stat().st_size if path.is_file() else sum(one.stat().st_size for one in path.glob("*.safetensors"))
     row = CertificateRow(form=target, bytes=size, bits=kind.bits or 16.0)
     if kind.file_type:
+        context.begin(Text("export.trying", form=target))
         row = with_engine(context, row, path, reference)
+    context.begin(Text("export.measuring", form=target))
     gc.collect()  # the model before this one
     try:
         return with_weights(context, row, open_form(context, target), reference, pairs)

@@ -49,11 +49,6 @@ class ExportContext:
         """Where the tokenizer and the chat template of training lie: the lane's own adapter."""
         return Path(self.job.lane.adapter or self.base)
 
-    @property
-    def measured_targets(self) -> tuple[str, ...]:
-        """The forms of the certificate: those that the user asked for, the adapter excepted, which is the lane itself."""
-        return tuple(target for target in self.job.targets if target != "adapter")
-
     def part_path(self, target: str) -> Path:
         return self.staging.path(part_name(self.job, target))
 

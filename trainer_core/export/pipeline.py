@@ -16,7 +16,7 @@ from trainer_core.config.export_targets import EXPORT_TARGETS, with_sources
 from trainer_core.config.jobs import ExportJob
 from trainer_core.config.recipe import STARTER
 from trainer_core.export import certificate_page
-from trainer_core.export.certify import certify_forms
+from trainer_core.export.certify import certify_forms, count_measurements
 from trainer_core.export.context import ExportContext, ExportStopped, part_name
 from trainer_core.export.merge import weight_files
 from trainer_core.export.staging import ExportStaging
@@ -51,7 +51,8 @@ def export(job: ExportJob, run_dir: Path, emit: EventLog, wants: StopRequests) -
         base = fetch_base(job, run_dir, emit)
         parts = with_sources(job.targets)
         export_cost.require_space(estimate_cost(job, base), job.folder)
-        context = ExportContext(job, base, public_name(job.model), staging, emit, wants, len(parts) + 1)
+        steps = len(parts) + count_measurements(job.targets)
+        context = ExportContext(job, base, public_name(job.model), staging, emit, wants, steps)
         emit(PhaseChanged(Phase.SAVING, Text("export.writing")))
         for target in parts:
             make_part(context, target)
@@ -117,7 +118,6 @@ def certify(context: ExportContext) -> ExportFinished:
     Raises:
         ModelError: a form reads prompts differently from training.
     """
-    context.begin(Text("export.certificate"))
     rows, pairs = certify_forms(context)
     finished = ExportFinished(str(context.staging.target), tuple(rows), pairs)
     told = {
