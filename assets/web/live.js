@@ -2,7 +2,7 @@
 // It runs inside the element #live, where Gradio gives `server` (Python) and `trigger` (events to Python).
 const app = window.tunebench;
 // Gradio takes those whose names stand here in quotes.
-const EVENTS = ["statechange", "opencompare", "usestep", "resume", "extend", "retry", "clone", "editrun", "openfolder", "trashrun", "restore", "emptytrash", "usedata", "moveslider", "suggest"];
+const EVENTS = ["statechange", "opencompare", "usestep", "resume", "extend", "retry", "clone", "editrun", "openfolder", "trashrun", "restore", "emptytrash", "usedata", "moveslider", "suggest", "exportrun", "stopexport", "resumeexport", "openexport"];
 app.sendEvent = (event, data) => {
   if (event === "opencompare") expectLanes(data.run);
   if (EVENTS.includes(event)) trigger(event, data);
@@ -19,6 +19,8 @@ app.saveReport = async (run) => {
   const page = await server.render_report(run);
   if (page) app.tools.saveFile(`tunebench-${run}.html`, new Blob([page], { type: "text/html" }));
 };
+
+app.loadExportOptions = (run) => server.export_options(run);
 
 const HIDDEN = 5000; // nobody looks; title and notification may be so late
 const TAB = 30; // milliseconds: another tab was opened, and what it shows is not here

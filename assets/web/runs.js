@@ -105,6 +105,7 @@
       makeItem(pageText("runs_tab.open_folder"), () => sendRunEvent("openfolder", run)),
       ...(shown ? [makeItem(pageText(run.pinned ? "runs_tab.unpin" : "runs_tab.pin"), () => sendRunEvent("editrun", run, { about: { pinned: !run.pinned } })), makeItem(pageText("runs_tab.rename"), () => showBelow(run, makeEditor(run)))] : []),
       ...(shown && !run.active ? [makeItem(pageText("common.save_report"), () => app.saveReport(run.id))] : []),
+      ...(run.comparable && !run.active ? [makeItem(pageText("exports.export"), () => openExport(run))] : []),
       ...(run.active ? [] : [makeItem(pageText("runs_tab.move_to_trash"), () => showBelow(run, makeTrashQuestion(run)))]));
     const closeMenu = () => {
       button.setAttribute("aria-expanded", "false");
@@ -117,6 +118,11 @@
     popup.style.left = `${place.right - popup.offsetWidth}px`;
     popup.style.top = `${place.bottom + tall + 8 > innerHeight ? place.top - tall - 4 : place.bottom + 4}px`;
     popup.firstElementChild.focus();
+  }
+
+  async function openExport(run) {
+    const options = await app.loadExportOptions(run.id);
+    if (options) showBelow(run, app.makeExportForm(run, options, () => showBelow(run, null)));
   }
 
   async function copyCommand(run) {

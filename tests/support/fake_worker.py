@@ -27,7 +27,8 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
-from trainer_core.config.jobs import CompareJob, Job, Lane, TrainJob
+from tests.support.fake_export import play_export
+from trainer_core.config.jobs import CompareJob, ExportJob, Job, Lane, TrainJob
 from trainer_core.errors import ModelError, TrainingError
 from trainer_core.methods.steps import is_spaced_step
 from trainer_core.runs import checkpoints, compare_requests
@@ -236,6 +237,8 @@ class Script:
     def run(self, job: Job, run_dir: Path, emit: EventLog, wants: StopRequests) -> Phase:
         if isinstance(job, TrainJob):
             return self.train(job, run_dir, emit, wants)
+        if isinstance(job, ExportJob):
+            return play_export(job, emit, wants, self.pause)
         return self.serve(job, run_dir, emit, compare_requests.RequestQueue(sys.stdin))
 
     def serve(self, job: CompareJob, run_dir: Path, emit: EventLog, inbox: compare_requests.RequestQueue) -> Phase:
@@ -333,6 +336,8 @@ def proof(lane: Lane) -> AdapterCheck:
 
 def behaviour(job: Job) -> str:
     """By the name of the run, which a comparison finds in the adapters' folder."""
+    if isinstance(job, ExportJob):
+        return "ok"
     name = job.recipe.name if isinstance(job, TrainJob) else Path(job.lanes[-1].adapter or "").parent.name
     return next((one for one in BEHAVIOURS if one in name), "ok")
 

@@ -34,6 +34,8 @@ EXPORT_TARGETS: Mapping[str, ExportTarget] = {
     "gguf:f16": ExportTarget(GGUF, "merged-f16", 16, "-F16.gguf", "MOSTLY_F16"),
     "gguf:q8_0": ExportTarget(GGUF, "merged-f16", 8.5, "-Q8_0.gguf", "MOSTLY_Q8_0"),
 }
+OFFERED_TARGETS = tuple(key for key in EXPORT_TARGETS if key != "merged-f16")
+"""Those that a user is asked about; the rest is only made from, or to be made from."""
 
 
 def with_sources(targets: Iterable[str]) -> tuple[str, ...]:

@@ -41,6 +41,19 @@ class ExportControl:
     def state(self, export_id: str) -> RunState:
         return self.watchers[export_id].state
 
+    def folder(self, export_id: str) -> Path:
+        """Where an export goes.
+
+        Raises:
+            ConfigError: its run.json cannot be read.
+        """
+        return self.job(export_id).folder
+
+    def job(self, export_id: str) -> ExportJob:
+        found = run_folder.read_run(self.watchers[export_id].run_dir).job
+        assert isinstance(found, ExportJob)  # only `start` makes folders there
+        return found
+
     def start(self, asked: ExportRequest) -> str:
         """Start an export and return its id.
 
@@ -71,9 +84,8 @@ class ExportControl:
             return self.spawn(RunWatcher(run_dir), job.model)
 
     def require_free(self, job: ExportJob) -> None:
-        for watcher in self.watchers.values():
-            other = run_folder.read_run(watcher.run_dir).job
-            if watcher.state.phase.is_active and isinstance(other, ExportJob) and other.folder == job.folder:
+        for export_id, watcher in self.watchers.items():
+            if watcher.state.phase.is_active and self.folder(export_id) == job.folder:
                 raise BusyError("export.in_progress", folder=str(job.folder))
 
     def stop(self, export_id: str) -> None:
@@ -91,10 +103,8 @@ class ExportControl:
             if not self.state(export_id).phase.is_resumable:
                 raise BusyError("export.not_resumable", export=export_id)
             run_dir = self.watchers[export_id].run_dir
-            job = run_folder.read_run(run_dir).job
-            assert isinstance(job, ExportJob)
             control.clear_request(run_dir)
-            self.spawn(RunWatcher.for_resume(run_dir), job.model)
+            self.spawn(RunWatcher.for_resume(run_dir), self.job(export_id).model)
 
     def spawn(self, watcher: RunWatcher, model: str) -> str:
         watcher.process = self.spawner.spawn_worker(watcher.run_dir, model, stdin=subprocess.DEVNULL)

@@ -47,11 +47,16 @@ def folder_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
+def free_bytes(out: Path) -> int:
+    """Free bytes on the drive where a folder lies or will lie."""
+    return psutil.disk_usage(str(nearest_existing(out))).free
+
+
 def require_space(cost: ExportCost, out: Path) -> None:
     """Raises:
     DiskError: too little space, with both numbers.
     """
-    free = psutil.disk_usage(str(nearest_existing(out))).free
+    free = free_bytes(out)
     if cost.peak + FREE_BYTES > free:
         needed = format_gb(cost.peak + FREE_BYTES)
         raise DiskError("export.no_room", folder=str(out), needed=needed, free=format_gb(free))

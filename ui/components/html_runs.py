@@ -11,6 +11,9 @@ OVERLAY = Chart((ChartSeries("overlay"),), Text("page.runs_tab.selected_runs"), 
 
 def render_runs_tab() -> str:
     return f"""
+<section class="card" id="exports" aria-labelledby="exports-head" hidden>
+<h2 id="exports-head">{page_text("exports.title")}</h2><div id="export-list"></div>
+<p class="quiet small">{page_text("exports.what")}</p></section>
 <div id="runs-tools" class="row" hidden>
 <label>{page_text("runs_tab.search")} <input type="search" id="runs-find" placeholder="{page_text("runs_tab.search_in")}"></label>
 <span id="runs-count" class="quiet" role="status"></span></div>

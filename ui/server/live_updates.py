@@ -27,7 +27,7 @@ from trainer_core.runs.run_state import RunState
 from trainer_core.schema import StrictModel, parse_values
 from trainer_core.system import project, untrusted_files
 from trainer_core.system.hardware_history import HardwareReading
-from ui.payloads import comparison, findings, run_list, samples
+from ui.payloads import comparison, exports, findings, run_list, samples
 from ui.payloads.curves import (
     CURVES,
     DETAIL_SERIES,
@@ -101,8 +101,14 @@ def build_live_channel(supervisor: Supervisor) -> gr.HTML:
     def render_report(run_id: str) -> str:
         return html_report.render_run_report(html_report.load_report_data(supervisor.registry.run_dir(run_id)))
 
+    def export_options(run_id: str) -> dict[str, Any]:
+        return exports.export_options(supervisor, run_id)
+
     return gr.HTML(
-        html_template="<span></span>", js_on_load=LIVE_JS, server_functions=[poll, render_report], elem_id="live"
+        html_template="<span></span>",
+        js_on_load=LIVE_JS,
+        server_functions=[poll, render_report, export_options],
+        elem_id="live",
     )
 
 
@@ -147,7 +153,7 @@ def page_update(supervisor: Supervisor, cursor: Cursor, rows: run_list.RunRows |
     view, build = find_shown_run(supervisor.registry, cursor.show), PartMaker()
     parts = all_parts(supervisor, view, cursor, build)
     if cursor.tab == "runs":
-        parts |= runs_tab_parts(supervisor.registry, cursor, rows or run_list.RunRows(supervisor.registry), build)
+        parts |= runs_tab_parts(supervisor, cursor, rows or run_list.RunRows(supervisor.registry), build)
     if build.error and not parts["buttons"]["error"]:
         parts["buttons"] = parts["buttons"] | {"error": build.error}
     summed = {name: run_list.part_checksum(part) for name, part in parts.items()}
@@ -269,10 +275,12 @@ def all_parts(supervisor: Supervisor, view: RunState | None, cursor: Cursor, bui
     return parts
 
 
-def runs_tab_parts(registry: RunRegistry, cursor: Cursor, rows: run_list.RunRows, build: PartMaker) -> dict[str, Any]:
+def runs_tab_parts(supervisor: Supervisor, cursor: Cursor, rows: run_list.RunRows, build: PartMaker) -> dict[str, Any]:
     """The Runs tab: rows of finished runs, separate from those of an active run, which change every second."""
+    registry = supervisor.registry
     over, active = build(rows, ([], []))
     return {
+        "exports": build(lambda: exports.exports_payload(supervisor.exports), []),
         "runs": over,
         "active_runs": active,
         "trash": build(lambda: run_list.trash_payload(registry.workspace), {"runs": [], "size": ""}),

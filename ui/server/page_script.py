@@ -21,6 +21,7 @@ def page_script(folder: Path = project.PROJECT / "assets" / "web") -> str:
             "compare.js",
             "train.js",
             "samples.js",
+            "exports.js",
             "runs.js",
             "data.js",
             "memory_sliders.js",

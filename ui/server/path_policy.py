@@ -9,7 +9,7 @@ from gradio.context import LocalContext
 
 from trainer_core.config.recipe import STARTER
 from trainer_core.data.hub import datasets
-from trainer_core.errors import DataError, ModelError
+from trainer_core.errors import DataError, DiskError, ModelError
 from trainer_core.models import resolve
 from trainer_core.runs.workspace import Workspace
 from trainer_core.system.project import expand_home
@@ -31,6 +31,16 @@ def check_source(workspace: Workspace, source: str | None, ours: Collection[str]
         return
     if not expand_home(source).resolve().is_relative_to(workspace.data.resolve()):
         raise DataError("path_policy.data", source=source)
+
+
+def check_export_folder(workspace: Workspace, out: str) -> None:
+    """A user at this computer may export to any folder; others into `exports`.
+
+    Raises:
+        DiskError: any other folder.
+    """
+    if is_remote() and expand_home(out).resolve() != workspace.exports.resolve():
+        raise DiskError("path_policy.export", folder=out)
 
 
 def check_model_access(workspace: Workspace, name: str) -> None:

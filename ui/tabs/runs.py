@@ -3,16 +3,44 @@
 from __future__ import annotations
 
 import gradio as gr
+from pydantic import Field
 
+from trainer_core.jobs.export_control import ExportRequest
+from trainer_core.jobs.lane_choices import select_lanes
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.runs import metadata, trash
 from trainer_core.runs.metadata import RunMetadata
-from trainer_core.schema import parse_values
+from trainer_core.schema import StrictModel, parse_values
 from trainer_core.system import file_manager
+from trainer_core.system.project import expand_home
 from ui.components.form import QUIET_OPTIONS, bind_handler
 from ui.components.html_runs import render_runs_tab
 from ui.components.sidebar import static_html
+from ui.format import page_text
 from ui.payloads.run_settings import run_metadata
+from ui.server import path_policy
+
+
+class ExportForm(StrictModel):
+    """What the page asks to export."""
+
+    run: str
+    lane: str
+    targets: tuple[str, ...] = Field(min_length=1)
+    out: str = Field(min_length=1)
+    name: str = Field(min_length=1)
+
+
+def start_export(supervisor: Supervisor, form: ExportForm) -> str:
+    """Start an export and return its id.
+
+    Raises:
+        ConfigError: the lane is gone, a form is unknown, or no folder can have that name.
+        DiskError: a user on another computer may not write there.
+    """
+    path_policy.check_export_folder(supervisor.workspace, form.out)
+    (lane,) = select_lanes(supervisor.registry, form.run, [form.lane])
+    return supervisor.exports.start(ExportRequest(form.run, lane, form.targets, expand_home(form.out), form.name))
 
 
 def build_runs_tab(supervisor: Supervisor, live: gr.HTML) -> None:
@@ -39,6 +67,22 @@ def build_runs_tab(supervisor: Supervisor, live: gr.HTML) -> None:
     def open_folder(event: gr.EventData) -> None:
         file_manager.open_folder(supervisor.registry.run_dir(event.run))  # by id, so that no other folder can be named
 
+    def export_run(event: gr.EventData) -> None:
+        start_export(supervisor, parse_values(ExportForm, event._data, page_text("exports.title")))
+
+    def stop_export(event: gr.EventData) -> None:
+        supervisor.exports.stop(event.export)
+
+    def resume_export(event: gr.EventData) -> None:
+        supervisor.exports.resume(event.export)
+
+    def open_export(event: gr.EventData) -> None:
+        file_manager.open_folder(supervisor.exports.folder(event.export))
+
+    bind_handler(live.exportrun, export_run, gr.EventData, problem=problem, **QUIET_OPTIONS)
+    bind_handler(live.stopexport, stop_export, gr.EventData, problem=problem, **QUIET_OPTIONS)
+    bind_handler(live.resumeexport, resume_export, gr.EventData, problem=problem, **QUIET_OPTIONS)
+    bind_handler(live.openexport, open_export, gr.EventData, problem=problem, **QUIET_OPTIONS)
     bind_handler(live.openfolder, open_folder, gr.EventData, problem=problem, **QUIET_OPTIONS)
     bind_handler(live.editrun, edit_run, gr.EventData, problem=problem, **QUIET_OPTIONS)
     bind_handler(live.trashrun, move_to_trash, gr.EventData, problem=problem, **QUIET_OPTIONS)

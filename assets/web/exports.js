@@ -1,0 +1,81 @@
+// Exports: the form below a run, and the list of exports with their progress and certificates.
+(() => {
+  const app = window.tunebench, { byId, makeNode } = app.tools;
+  const COLUMNS = ["form", "size", "answers", "divergence", "kept", "verdict"], CHOSEN = "tunebench.export-forms";
+  app.renderers.exports = ["exports", drawExports];
+
+  const rememberedForms = () => JSON.parse(localStorage.getItem(CHOSEN) ?? '["gguf:q8_0"]');
+
+  // ---- the form
+
+  app.makeExportForm = (run, options, close) => {
+    const lane = makeNode("select", {}, ...options.lanes.map((name) => makeNode("option", { value: name, selected: name === options.lane }, name)));
+    const forms = rememberedForms();
+    const boxes = options.targets.map((target) => makeNode("input", { type: "checkbox", value: target.key, checked: forms.includes(target.key) }));
+    const name = makeNode("input", { type: "text", maxlength: 64, required: true, pattern: "[A-Za-z0-9][A-Za-z0-9._\\-]*" });
+    const out = makeNode("input", { type: "text", required: true });
+    [name.value, out.value] = [exportName(options.name, options.lane), options.out];
+    lane.onchange = () => (name.value = exportName(options.name, lane.value));
+    const problem = makeNode("p", { class: "warn", role: "alert" });
+    const start = (event) => {
+      event.preventDefault();
+      const targets = boxes.filter((box) => box.checked).map((box) => box.value);
+      if (!targets.length) return (problem.textContent = pageText("exports.none_chosen"));
+      localStorage.setItem(CHOSEN, JSON.stringify(targets));
+      app.sendEvent("exportrun", { run: run.id, lane: lane.value, targets, out: out.value, name: name.value });
+      close();
+    };
+    const makeForm = (target, index) => makeNode("label", {}, boxes[index], ` ${target.label} `, makeNode("span", { class: "quiet" }, target.size));
+    return makeNode("form", { class: "export-form", onsubmit: start },
+      makeNode("label", {}, `${pageText("exports.model")} `, lane),
+      makeNode("fieldset", {}, makeNode("legend", {}, pageText("exports.forms")), ...options.targets.map(makeForm)),
+      makeNode("label", {}, `${pageText("exports.name")} `, name),
+      makeNode("label", {}, `${pageText("exports.folder")} `, out, makeNode("span", { class: "quiet" }, ` ${pageText("exports.free", { free: options.free })}`)),
+      problem,
+      makeNode("p", { class: "buttons" }, makeNode("button", { class: "button small" }, pageText("exports.start")), makeNode("button", { type: "button", class: "button small", onclick: close }, pageText("exports.cancel"))));
+  };
+
+  const exportName = (run, lane) => `${run}-${lane.toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-|-$/g, "")}`.slice(0, 64);
+
+  // ---- the list
+
+  function drawExports(exports, place) {
+    place.hidden = !exports.length;
+    byId("export-list").replaceChildren(...exports.map(makeExport));
+  }
+
+  function makeExport(one) {
+    const send = (event) => () => app.sendEvent(event, { export: one.id });
+    const makeButton = (code, event) => makeNode("button", { class: "button small", onclick: send(event) }, pageText(code), makeNode("span", { class: "sr" }, ` ${one.name}`));
+    return makeNode("article", { class: "export", "data-export": one.id },
+      makeNode("header", { class: "row" },
+        makeNode("h3", {}, one.name), makeNode("span", { class: "badge", "data-tone": one.tone }, one.badge),
+        makeNode("span", { class: "buttons" },
+          ...(one.active ? [makeButton("exports.stop", "stopexport")] : []),
+          ...(one.resumable ? [makeButton("exports.go_on", "resumeexport")] : []),
+          ...(one.forms.length ? [makeButton("exports.open_folder", "openexport")] : []))),
+      ...(one.part ? [makeProgress(one)] : []),
+      ...(one.error ? [makeNode("p", { class: "warn", role: "alert" }, one.error)] : []),
+      ...(one.forms.length ? [makeCertificate(one)] : []));
+  }
+
+  function makeProgress(one) {
+    const bar = makeNode("div", { class: "bar", role: "progressbar", "aria-label": one.part, "aria-valuenow": Math.round(100 * one.share), "aria-valuemin": 0, "aria-valuemax": 100 }, makeNode("i", {}));
+    bar.firstChild.style.width = `${100 * one.share}%`;
+    return makeNode("div", {}, bar, makeNode("p", { class: "quiet" }, [one.part, one.left].filter(Boolean).join(" · ")));
+  }
+
+  function makeCertificate(one) {
+    const makeRow = (form) => makeNode("tr", { title: form.problem || null }, makeNode("th", { scope: "row" }, form.form),
+      ...[form.size, form.answers, form.kl, form.kept].map((text) => makeNode("td", { class: "num" }, text)),
+      makeNode("td", {}, makeNode("span", { class: "badge", "data-tone": form.tone }, form.verdict)));
+    return makeNode("div", { class: "tablewrap", tabindex: 0, role: "region", "aria-label": one.name },
+      makeNode("table", {}, makeNode("thead", {}, makeNode("tr", {}, ...COLUMNS.map((column) => makeNode("th", { scope: "col" }, columnText(column))))), makeNode("tbody", {}, ...one.forms.map(makeRow))),
+      makeNode("p", { class: "quiet small" }, one.folder));
+  }
+
+  const columnText = (column) => ({
+    form: pageText("exports.form"), size: pageText("exports.size"), answers: pageText("exports.answers"),
+    divergence: pageText("exports.divergence"), kept: pageText("exports.kept"), verdict: pageText("exports.verdict"),
+  })[column];
+})();

@@ -1,0 +1,127 @@
+"""Exports in plain values: what can leave a run, in which forms and sizes, and what each export does or did."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from trainer_core.config.export_targets import OFFERED_TARGETS
+from trainer_core.jobs.export_control import ExportControl
+from trainer_core.jobs.lane_choices import lanes_by_name
+from trainer_core.jobs.supervisor import Supervisor
+from trainer_core.planning import export_cost
+from trainer_core.planning.presets import architecture_for_model, load_catalogue
+from trainer_core.runs import run_folder
+from trainer_core.runs.compare_events import ConfidenceInterval
+from trainer_core.runs.events import Phase
+from trainer_core.runs.export_events import AnswerComparison, CertificateRow
+from trainer_core.runs.run_folder import slugify_name
+from trainer_core.system.format import format_clock, format_file_size
+from trainer_core.texts import Text
+from ui.format import page_text
+from ui.payloads.run_settings import display_name
+
+MAX_SHOWN = 6
+"""Newest exports on the page."""
+BASE_BITS = 16.0
+FORM_LABELS = {
+    "adapter": Text("page.export_forms.adapter"),
+    "merged": Text("page.export_forms.merged"),
+    "gguf:bf16": Text("page.export_forms.gguf_bf16"),
+    "gguf:f16": Text("page.export_forms.gguf_f16"),
+    "gguf:q8_0": Text("page.export_forms.gguf_q8_0"),
+}
+BADGES = {
+    Phase.DONE: Text("page.export_states.done"),
+    Phase.FAILED: Text("page.export_states.failed"),
+    Phase.STOPPED: Text("page.export_states.stopped"),
+}
+WORKING = Text("page.export_states.working")
+TONES = {Phase.DONE: "good", Phase.FAILED: "bad", Phase.STOPPED: "plain"}
+VERDICT_TONES = {"same": "good", "ties": "good", "changed": "warn", "unchecked": "plain"}
+
+
+def export_options(supervisor: Supervisor, run_id: str) -> dict[str, Any]:
+    """The lanes of a run that have an adapter, the forms with their sizes, and where they would go."""
+    lanes = [lane for lane in lanes_by_name(supervisor.registry, run_id).values() if lane.adapter]
+    own = [lane.name for lane in supervisor.registry.run_lanes(run_id) if lane.adapter]
+    out = supervisor.workspace.exports
+    sizes = target_sizes(supervisor, run_id)
+    return {
+        "lanes": [lane.name for lane in lanes],
+        "lane": own[-1] if own else "",
+        "name": slugify_name(display_name(supervisor.registry.run_dir(run_id))) or "model",
+        "out": str(out),
+        "free": format_file_size(export_cost.free_bytes(out)),
+        "targets": [
+            {
+                "key": key,
+                "label": str(FORM_LABELS[key]),
+                "size": format_file_size(sizes[key]) if key in sizes else "",
+            }
+            for key in OFFERED_TARGETS
+        ],
+    }
+
+
+def target_sizes(supervisor: Supervisor, run_id: str) -> dict[str, int]:
+    """Bytes of each form, from the shape of the base; empty for a base of unknown shape."""
+    recipe = supervisor.registry.run_recipe(run_id)
+    shape = architecture_for_model(recipe.model, supervisor.workspace, load_catalogue())
+    if shape is None:
+        return {}
+    adapters = [Path(lane.adapter) for lane in supervisor.registry.run_lanes(run_id) if lane.adapter]
+    adapter = export_cost.folder_bytes(adapters[-1]) if adapters else 0
+    weights = round(shape.parameter_count * BASE_BITS / 8)
+    return dict(export_cost.export_cost(OFFERED_TARGETS, weights, BASE_BITS, adapter).parts)
+
+
+def exports_payload(exports: ExportControl) -> list[dict[str, Any]]:
+    """The newest exports, newest first."""
+    return [export_row(exports, name) for name in sorted(exports.watchers, reverse=True)[:MAX_SHOWN]]
+
+
+def export_row(exports: ExportControl, export_id: str) -> dict[str, Any]:
+    state, job = exports.state(export_id), run_folder.read_run(exports.watchers[export_id].run_dir).job
+    at = state.exporting if state.phase.is_active else None
+    return {
+        "id": export_id,
+        "name": getattr(job, "name", export_id),
+        "folder": str(getattr(job, "folder", "")),
+        "lane": job.lane.name if job.kind == "export" else "",
+        "active": state.phase.is_active,
+        "badge": str(BADGES.get(state.phase, WORKING)),
+        "tone": "busy" if state.phase.is_active else TONES.get(state.phase, "plain"),
+        "part": page_text("exports.step", part=str(at.part), number=at.number, parts=at.parts) if at else "",
+        "share": round(at.done / at.total, 2) if at and at.total else 0,
+        "left": page_text("exports.left", time=format_clock(at.seconds_left)) if at and at.seconds_left else "",
+        "error": str(state.error) if state.error else "",
+        "resumable": state.phase.is_resumable,
+        "forms": [form_row(form) for form in state.exported.forms] if state.exported else [],
+    }
+
+
+def form_row(form: CertificateRow) -> dict[str, Any]:
+    """One form of the certificate, as the page shows it."""
+    kl = form.engine_divergence if form.engine_divergence is not None else form.divergence
+    return {
+        "form": str(FORM_LABELS.get(form.form, form.form)),
+        "size": format_file_size(form.bytes),
+        "answers": format_answers(form.engine_answers or form.answers),
+        "kl": "–" if kl is None else f"{kl:.2g}",
+        "kept": format_share(form.kept),
+        "verdict": str(Text(f"verdicts.{form.verdict}")),
+        "tone": VERDICT_TONES[form.verdict],
+        "problem": str(form.problem) if form.problem else "",
+    }
+
+
+def format_answers(answers: AnswerComparison | None) -> str:
+    return page_text("exports.of", equal=answers.equal, count=answers.count) if answers else "–"
+
+
+def format_share(found: ConfidenceInterval | None) -> str:
+    if found is None:
+        return "–"
+    low, high = found.ends
+    return f"{found.value:.0%} [{100 * low:.0f}, {100 * high:.0f}]"
