@@ -17,8 +17,10 @@ from trainer_core.runs.events import Phase, Stage, TrainStep
 from trainer_core.runs.run_state import RunState
 from trainer_core.system.format import GIB, format_duration, format_gb
 from trainer_core.system.hardware import Gpu
+from trainer_core.system.hardware_history import HardwareReading
 from trainer_core.texts import Text
 from ui.format import STAGE_LABELS, method_label, model_name, page_text
+from ui.payloads.curves import MAX_POINTS, drawn_value
 from ui.payloads.run_settings import display_name, read_run_settings, run_metadata
 
 MAX_RECENT = 6
@@ -39,6 +41,22 @@ def device_payload(supervisor: Supervisor) -> dict[str, Any]:
             "problem": problem,
         }
     return {"name": cpu.name, "kind": page_text("run.processor", cores=cpu.cores), "problem": problem}
+
+
+def hardware_payload(supervisor: Supervisor, since: float) -> dict[str, Any]:
+    """Hardware readings since the page's last one (-1: not shown): seconds since then, GB, °C, W, percent."""
+    if since < 0:
+        return {}
+    new = supervisor.device.readings.readings_since(since)
+    every = max(1, len(new) // (MAX_POINTS // 2))
+    return {"hardware": [reading_row(one, since) for one in new[::every]]}
+
+
+def reading_row(one: HardwareReading, since: float) -> list[float | None]:
+    """Seconds (since the page's last reading, or by the clock), then the values that the machine reports."""
+    seconds = drawn_value(round(one.at - since, 1)) if since else round(one.at, 1)
+    values = (one.memory, one.celsius, one.watts, one.busy)
+    return [seconds, *(None if value is None else drawn_value(value) for value in values)]
 
 
 def memory_meter(supervisor: Supervisor) -> dict[str, Any]:

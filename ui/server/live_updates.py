@@ -26,7 +26,6 @@ from trainer_core.runs.events import Stage
 from trainer_core.runs.run_state import RunState
 from trainer_core.schema import StrictModel, parse_values
 from trainer_core.system import project, untrusted_files
-from trainer_core.system.hardware_history import HardwareReading
 from ui.payloads import comparison, exports, findings, run_list, samples
 from ui.payloads.curves import (
     CURVES,
@@ -42,6 +41,7 @@ from ui.payloads.curves import (
 from ui.payloads.run import (
     button_state,
     device_payload,
+    hardware_payload,
     memory_meter,
     progress_payload,
     recent_runs,
@@ -172,7 +172,7 @@ def page_update(supervisor: Supervisor, cursor: Cursor, rows: run_list.RunRows |
         "whole": whole,
         **build(lambda: new_curves(view, cursor), {}),
         **build(lambda: detail_curves(view, cursor), {}),
-        **build(lambda: hardware_readings(supervisor, cursor), {}),
+        **build(lambda: hardware_payload(supervisor, cursor.hardware), {}),
         **build(lambda: new_answers(supervisor.registry, cursor), {}),
     }
 
@@ -317,22 +317,6 @@ def detail_curves(view: RunState | None, cursor: Cursor) -> dict[str, Any]:
         for name, read in DETAIL_SERIES.items()
     }
     return {"detail": {"from": begin, "points": len(view.points), "series": read if new else {}}}
-
-
-def hardware_readings(supervisor: Supervisor, cursor: Cursor) -> dict[str, Any]:
-    """Hardware readings since the page's last one: seconds since then, GB, °C, W, percent."""
-    if cursor.hardware < 0:
-        return {}
-    new = supervisor.device.readings.readings_since(cursor.hardware)
-    every = max(1, len(new) // (MAX_POINTS // 2))
-    return {"hardware": [reading_row(one, cursor.hardware) for one in new[::every]]}
-
-
-def reading_row(one: HardwareReading, since: float) -> list[float | None]:
-    """Seconds (since the page's last reading, or by the clock), then the values that the machine reports."""
-    seconds = drawn_value(round(one.at - since, 1)) if since else round(one.at, 1)
-    values = (one.memory, one.celsius, one.watts, one.busy)
-    return [seconds, *(None if value is None else drawn_value(value) for value in values)]
 
 
 def new_answers(registry: RunRegistry, cursor: Cursor) -> dict[str, Any]:
