@@ -22,6 +22,7 @@ EXPERIMENTS = {
     "card": "gpu_resume",
     "disks": "full_disk",
     "doors": "access",
+    "exports": "export_kill",
     "folders": "folder_fuzz",
     "kills": "worker_kill",
     "paths": "path_traversal",

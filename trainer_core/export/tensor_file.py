@@ -76,10 +76,10 @@ def write_tensors(path: Path, headers: Sequence[TensorHeader], contents: Iterabl
     Raises:
         OSError: the file cannot be written.
     """
-    durable.fault_point(path)
     with path.open("wb") as file:
         file.write(encode_header(headers))
         for header, content in zip(headers, contents, strict=True):
+            durable.fault_point(path)
             file.write(as_bytes(content, header))
 
 
