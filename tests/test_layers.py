@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -18,9 +19,15 @@ CORE = sorted((ROOT / "trainer_core").rglob("*.py"))
 PAGE = sorted([*(ROOT / "ui").rglob("*.py"), ROOT / "app.py"])
 
 
+@cache
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
 def imports(path: Path, module_level: bool = False) -> set[str]:
     """Whole names of everything a file imports; with `module_level` only what runs on import."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = parse(path)
     nodes = top_level(tree) if module_level else list(ast.walk(tree))
     names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     return names | {
@@ -85,6 +92,7 @@ PAGE_LAYER = {name: number for number, names in enumerate(PAGE_LAYERS) for name 
 MODULES = {module_of(path): path for path in CORE + PAGE}
 
 
+@cache
 def imported_modules(path: Path) -> set[str]:
     """The project's own modules that a file imports, anywhere in it."""
     found = set()
@@ -174,7 +182,7 @@ def test_only_hardware_knows_nvml(path: Path) -> None:
 @pytest.mark.parametrize("path", [p for p in CORE if not within(p, "training")], ids=name_of)
 def test_an_emulated_bfloat16_is_none(path: Path) -> None:
     """Torch says yes for a T4, where training takes float16: Unsloth, which the engine has imported, makes it say no."""
-    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    calls = [node for node in ast.walk(parse(path)) if isinstance(node, ast.Call)]
     asked = [one for one in calls if isinstance(one.func, ast.Attribute) and one.func.attr == "is_bf16_supported"]
     for call in asked:
         said = {key.arg: key.value for key in call.keywords}.get("including_emulation")
@@ -231,7 +239,7 @@ COMPARE_FIELDS = {"open_question", "prefetched_question", "last_prompt", "ask_id
 
 @pytest.mark.parametrize("path", CORE + PAGE, ids=name_of)
 def test_a_comparison_is_changed_by_its_methods_alone(path: Path) -> None:
-    found = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Attribute)]
+    found = [node for node in ast.walk(parse(path)) if isinstance(node, ast.Attribute)]
     set_here = {node.attr for node in found if isinstance(node.ctx, ast.Store)} & COMPARE_FIELDS
     assert (set_here == COMPARE_FIELDS) == (path.name == "comparison.py" and path.parent.name == "jobs")
     assert not set_here or set_here == COMPARE_FIELDS
