@@ -37,7 +37,7 @@ SPEED = 100_000.0
 
 
 def run(place: Path, quick: bool) -> Iterator[Proof]:
-    points = range(1, POINTS + 1, 25 if quick else 1)
+    points = range(1, POINTS + 1, 50 if quick else 1)
     full = [live_with_fault(place, "enospc", at, run_scripted_life, check_pause_and_resume) for at in points]
     yield Proof(
         "Disk full: paused, every file whole, resumed to the end",
