@@ -323,8 +323,10 @@
     return makeNode("section", { class: "card lane", "data-lane": lane.name, "data-tone": lane.name.toLowerCase(), "aria-label": pageText("compare_tab.answer_of", { lane: lane.name }) },
       makeNode("header", { class: "row" }, makeNode("h3", {}, makeNode("i", { class: "dot", "aria-hidden": "true" }), makeNode("span", {})), makeNode("span", { class: "quiet stats" })),
       makeNode("div", { class: "turns" }), makeNode("div", { class: "answer", tabindex: "0", dir: "auto" }), makeNode("p", { class: "quiet truncated" }),
-      makeNode("p", { class: "quiet adapter" }), ...(lane.strength ? [makeStrength(lane.name)] : []));
+      makeNode("p", { class: "quiet adapter" }), ...(lane.strength ? [makeStrength(lane.name), makeUseButton(lane.name)] : []));
   }
+
+  const makeUseButton = (lane) => makeNode("p", { class: "buttons" }, makeNode("button", { class: "button small use-model", onclick: () => app.openExport(app.getPart("compare").run, lane) }, pageText("exports.use_model"), makeNode("span", { class: "sr" }, ` ${lane}`)));
 
   function fillLane(place, lane, compare, marks) {
     const pane = [...place.children].find((one) => one.dataset.lane === lane.name), answer = pane.querySelector(".answer");

@@ -120,10 +120,20 @@
     popup.firstElementChild.focus();
   }
 
-  async function openExport(run) {
+  async function openExport(run, lane) {
     const options = await app.loadExportOptions(run.id);
-    if (options) showBelow(run, app.makeExportForm(run, options, () => showBelow(run, null)));
+    if (!options) return;
+    showBelow(run, app.makeExportForm(run, { ...options, lane: options.lanes.includes(lane) ? lane : options.lane }, () => showBelow(run, null)));
+    entries.get(run.id).more.scrollIntoView({ block: "center" });
   }
+
+  // From another tab: the table of runs may have to be made first.
+  app.openExport = (id, lane) => {
+    app.openTab("runs");
+    const end = performance.now() + 10_000;
+    const look = () => entries.has(id) ? openExport(entries.get(id).run, lane) : performance.now() < end && setTimeout(look, 50);
+    look();
+  };
 
   async function copyCommand(run) {
     if (await copyText(run.command)) return writeText("runs-status", pageText("runs_tab.copied", { command: run.command }));

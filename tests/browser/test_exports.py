@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.test_access import violations
-from tests.browser.test_page import tab
+from tests.browser.test_page import open_compare, tab
 from tests.browser.test_runs import choose
 from tests.support.app_process import App
 
@@ -108,6 +108,14 @@ def test_no_form_chosen_and_a_bad_name_are_said_in_place(page: Page) -> None:
     expect(form).to_be_visible()
     assert form.get_by_label("Name").evaluate("input => input.validity.patternMismatch")
     form.get_by_role("button", name="Cancel").click()
+
+
+def test_compare_leads_to_the_form_with_its_lane(app: App, visit: Visit) -> None:
+    page = visit(app)
+    open_compare(page, "first")
+    page.get_by_role("button", name="Use this model… SFT").click()
+    expect(page.locator(".export-form select")).to_have_value("SFT")
+    expect(page.locator(".export-form").get_by_label("Name")).to_have_value("first-sft")
 
 
 def test_the_page_shows_the_exports_of_before(app: App, page: Page) -> None:
