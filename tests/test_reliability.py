@@ -28,7 +28,7 @@ pytestmark = pytest.mark.real
         "saves",
         "starts",
         "states",
-        *(pytest.param(name, marks=pytest.mark.long) for name in ("apps", "doors", "kills", "paths", "zoo")),
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("apps", "doors", "exports", "kills", "paths", "zoo")),
     ],
 )
 def test_a_proof_holds_with_few_trials(name: str) -> None:

@@ -21,6 +21,7 @@ SUITES = {
     "lanes": "compare",
     "training": "training_overhead",
     "pairs": "dpo_speedups",
+    "export": "export_merge",
     "plan": "memory_estimate",
     "probe": "memory_probe",
     "picked": "auto_settings",
