@@ -66,7 +66,7 @@ def run(place: Path, device: Device, tiny: bool) -> list[BenchRow]:
     count = len(found["ours"])
     model_gb = sum(path.stat().st_size for path in base.glob("*.safetensors")) / 1e9
     note = f"{model_gb:.1f} GB in {FILES} files, the largest {largest:.0f} MB"
-    rows = (
+    rows: tuple[dict[str, Any], ...] = (
         {"ours": ours, "peer": peft, "ratio": ours / peft},
         {"ours": ours - largest, "peer": peft - largest},
         {"ours": median(found["ours"]), "peer": median(found["peft"]), "ratio": ratio},

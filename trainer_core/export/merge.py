@@ -25,12 +25,15 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from trainer_core.errors import ModelError
-from trainer_core.export.tensor_file import FLOAT_TYPES, TensorHeader, TensorReader, write_tensors
+from trainer_core.export.tensor_file import FLOAT_TYPES, TensorHeader, TensorReader, tensor_bytes, write_tensors
 from trainer_core.models.safetensors_check import INDEX, read_header
+from trainer_core.system import malloc
 
 PEFT_PREFIX = "base_model.model."
 ADAPTER_NAME, ADAPTER_FILE = "default", "adapter_model.safetensors"
 WEIGHTS_FILE = "model.safetensors"
+SAMPLE_ROWS = 64
+"""Rows of a weight on which the loss by rounding is measured."""
 MAX_NAMED = 3
 """Layers that an error names."""
 StoredFormat = Literal["base", "F16"]
@@ -38,19 +41,18 @@ StoredFormat = Literal["base", "F16"]
 
 @dataclass
 class RoundingLoss:
-    """What a 16-bit format keeps of the change, over all merged weights. Sums of squares."""
+    """What a 16-bit format loses of the change, over rows of all merged weights. Sums of squares."""
 
     change: float = 0.0
     lost: dict[str, float] = field(default_factory=lambda: dict.fromkeys(FLOAT_TYPES, 0.0))
-    largest: float = 0.0
-    """The largest weight."""
 
     def add(self, before: torch.Tensor, after: torch.Tensor) -> None:
-        """Both in 32 bits."""
-        self.change += (after - before).square().sum().item()
-        self.largest = max(self.largest, after.abs().max().item())
+        """before: the base's weight; after: the merged one, in 32 bits. Some rows stand for all."""
+        every = max(1, len(after) // SAMPLE_ROWS)
+        merged = after[::every]
+        self.change += (merged - before[::every].float()).square().sum().item()
         for name in ("F16", "BF16"):
-            self.lost[name] += (after.to(FLOAT_TYPES[name]).float() - after).square().sum().item()
+            self.lost[name] += (merged.to(FLOAT_TYPES[name]).float() - merged).square().sum().item()
 
     def share(self, name: str) -> float:
         """The error of this format as a share of the change, 0 to any size; 0 without a change."""
@@ -109,7 +111,7 @@ class AdapterMerger:
         return name in self.layers or name in self.copies
 
     def merge(self, name: str, weight: torch.Tensor) -> torch.Tensor:
-        """The merged weight in 32 bits. weight: the base's, in 32 bits.
+        """The merged weight in 32 bits. weight: the base's, in 32 bits; it is changed.
 
         Raises:
             ModelError: the result is not finite.
@@ -123,14 +125,13 @@ class AdapterMerger:
         if tuple(weight.shape) != tuple(empty.shape):
             raise ModelError("export.other_shape", layer=name, held=tuple(weight.shape), needed=tuple(empty.shape))
         holder.weight = nn.Parameter(weight, requires_grad=False)
-        try:
-            layer.merge(safe_merge=True, adapter_names=[ADAPTER_NAME])
-            return holder.weight.data
-        except ValueError as error:
-            raise ModelError("export.not_finite", layer=name) from error
-        finally:
-            holder.weight = empty
-            layer.merged_adapters.clear()
+        layer.merge(adapter_names=[ADAPTER_NAME])
+        merged: torch.Tensor = holder.weight.data
+        holder.weight = empty
+        layer.merged_adapters.clear()
+        if not merged.abs().max().isfinite():
+            raise ModelError("export.not_finite", layer=name)
+        return merged
 
 
 def module_name(model: nn.Module, wanted: nn.Module) -> str:
@@ -198,10 +199,11 @@ def merge_adapter(
             for header in headers:
                 content = output_tensor(merger, reader, header, rounding)
                 yield content
-                done += content.nbytes if isinstance(content, torch.Tensor) else len(content)
+                done += tensor_bytes(header)
                 progress(min(done, total), total)
 
-        write_tensors(target / reader.path.name, headers, contents())
+        with malloc.reuse_large_blocks():
+            write_tensors(target / reader.path.name, headers, contents())
     if len(readers) > 1 or (base / INDEX).exists() and not (base / WEIGHTS_FILE).exists():
         write_index(target, places)
     merged = sum(merger.changes(name) for name in places)
@@ -241,15 +243,15 @@ def output_header(header: TensorHeader, stored: StoredFormat) -> TensorHeader:
 
 def output_tensor(
     merger: AdapterMerger, reader: TensorReader, header: TensorHeader, rounding: RoundingLoss
-) -> torch.Tensor | bytearray:
+) -> torch.Tensor:
     """A tensor of the result, in 32 bits where the adapter changes it, else as it is."""
     own_head = header.name == f"{merger.head}.weight" and merger.must_untie
     source = f"{merger.embedding}.weight" if own_head else header.name
     if not merger.changes(header.name):
         same = reader.entries[source].dtype == header.dtype
         return reader.read_bytes(source) if same else check_range(reader.read_tensor(source), header)
-    before = reader.read_tensor(source).float()
-    after = merger.merge(header.name, before.clone())
+    before = reader.read_tensor(source)
+    after = merger.merge(header.name, before.to(torch.float32, copy=True))
     rounding.add(before, after)
     return check_range(after, header)
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from trainer_core.models.safetensors_check import TensorEntry, read_header, read_header_bytes
@@ -47,18 +48,15 @@ class TensorReader:
         for name, entry in sorted(self.entries.items(), key=lambda item: item[1].data_offsets):
             yield TensorHeader(name, entry.dtype, entry.shape)
 
-    def read_bytes(self, name: str) -> bytearray:
+    def read_bytes(self, name: str) -> torch.Tensor:
+        """The bytes of a tensor of any format."""
         begin, end = self.entries[name].data_offsets
-        content = bytearray(end - begin)
-        with self.path.open("rb") as file:
-            file.seek(self.begin + begin)
-            file.readinto(content)
-        return content
+        return torch.from_numpy(np.fromfile(self.path, np.uint8, end - begin, offset=self.begin + begin))
 
     def read_tensor(self, name: str) -> torch.Tensor:
         """A tensor of one of FLOAT_TYPES, in its own format."""
         entry = self.entries[name]
-        return as_tensor(self.read_bytes(name), FLOAT_TYPES[entry.dtype]).reshape(entry.shape)
+        return self.read_bytes(name).view(FLOAT_TYPES[entry.dtype]).reshape(entry.shape)
 
 
 def count_weights(path: Path) -> int:
@@ -66,12 +64,9 @@ def count_weights(path: Path) -> int:
     return max(1, sum(math.prod(entry.shape) for entry in read_header(path).values()))
 
 
-def as_tensor(content: bytearray, dtype: torch.dtype) -> torch.Tensor:
-    return torch.frombuffer(content, dtype=dtype) if content else torch.empty(0, dtype=dtype)
-
-
-def write_tensors(path: Path, headers: Sequence[TensorHeader], contents: Iterable[torch.Tensor | bytearray]) -> None:
-    """Write a file of these tensors. `contents` are in the order of the headers; a tensor is written in its header's format.
+def write_tensors(path: Path, headers: Sequence[TensorHeader], contents: Iterable[torch.Tensor]) -> None:
+    """Write a file of these tensors. `contents` are in the order of the headers; a tensor is written in its header's format,
+    and one of bytes as it is.
 
     Raises:
         OSError: the file cannot be written.
@@ -80,14 +75,8 @@ def write_tensors(path: Path, headers: Sequence[TensorHeader], contents: Iterabl
         file.write(encode_header(headers))
         for header, content in zip(headers, contents, strict=True):
             durable.fault_point(path)
-            file.write(as_bytes(content, header))
-
-
-def as_bytes(content: torch.Tensor | bytearray, header: TensorHeader) -> memoryview | bytearray:
-    if isinstance(content, bytearray):
-        return content
-    stored = content.to(FLOAT_TYPES[header.dtype]).contiguous().flatten()
-    return stored.view(torch.uint8).numpy().data
+            stored = content if content.dtype == torch.uint8 else content.to(FLOAT_TYPES[header.dtype])
+            file.write(stored.contiguous().flatten().view(torch.uint8).numpy().data)
 
 
 def encode_header(headers: Sequence[TensorHeader]) -> bytes:
