@@ -177,6 +177,12 @@ def hostile_models() -> Iterator[HostileModel]:
     yield HostileModel("auto_map in a nested config", "has 'auto_map'", nest_pickle)
     for key in ("trust_remote_code", "custom_pipelines", "_attn_implementation_internal"):
         yield HostileModel(key, f"has {key!r}", changed(**{key: "x/y"}))
+    own_generate = {"custom_generate": "evil/generate"}
+    yield HostileModel(
+        "custom_generate in generation_config.json",
+        "generation_config.json has 'custom_generate'",
+        lambda folder, _: write_entry(folder, "generation_config.json", own_generate),
+    )
     yield HostileModel("attention from the hub", "code on the Hub", changed(_attn_implementation="evil/kernel"))
     yield HostileModel(
         "a config nested 100,000 deep",
@@ -243,6 +249,10 @@ def hostile_templates() -> Iterator[HostileModel]:
     yield HostileModel("template that waits for the data, never to end", "does not end", dressed(waiting(loop)))
     filling = waiting("{{ 'A' * 2000000000 }}")
     yield HostileModel("template that waits for the data, to fill the memory", "too much memory", dressed(filling))
+    long = "{% for a in range(99999) %}AAAAAAAAAAAA{% endfor %}"  # little time and memory, 1.2 million letters
+    yield HostileModel(
+        "template that waits for the data, to answer too much", "too much memory", dressed(waiting(long))
+    )
     yield HostileModel(
         "template that waits for the data, to escape", "Python's internal objects", dressed(waiting(shell))
     )
