@@ -293,6 +293,8 @@ def hostile_weights() -> Iterator[HostileModel]:
     yield weight_model("offsets beyond the end", "tensors end at byte", pack_safetensors({"a": [500]})[:-8])
     yield weight_model("an unknown number format", "unknown number format", pack_safetensors(two, dtype="PICKLE"))
     yield weight_model("an empty file", "cut off", b"")
+    large = {"weight_map": {"w" * (64 << 20): "model.safetensors"}}
+    yield HostileModel("an index of 64 MB", "index.json has 67,", indexed(large))
     outside = {"weight_map": {"w": "../outside.safetensors"}}
     yield HostileModel("an index that escapes", "not in the same folder", indexed(outside))
     yield HostileModel(
