@@ -192,7 +192,7 @@ def unwrapped() -> dict[str, bool]:
 
 
 def saved() -> dict[str, list[str]]:
-    """What lies in a checkpoint and in an adapter, of a model with a policy and its reference: files, and the sides of tensors."""
+    """What lies in a checkpoint and in an adapter of a model with a policy and its reference: files, then tensors."""
     from peft import LoraConfig, get_peft_model
     from safetensors.torch import load_file
 
