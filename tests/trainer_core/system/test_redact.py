@@ -20,6 +20,7 @@ from trainer_core.runs.workspace import Workspace
 from trainer_core.system import redact
 from trainer_core.system.hardware import Machine
 from ui.payloads.run import button_state
+from ui.server.live_updates import PartMaker
 
 CANARY = "hf_canary0123456789abcdef"
 QUOTED = 'a "canary\\of a key <& é canary-and-its-end'
@@ -91,7 +92,7 @@ def token(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def test_no_secret_of_an_error_reaches_the_page(tmp_path: Path, token: str) -> None:
-    """Neither of one while the machine is read, nor of a run that cannot be read."""
+    """Neither of one while the machine is read, nor of a run that cannot be read, nor of a part of the page."""
     readings = iter([machine(24)])
 
     def read_machine() -> Machine:
@@ -112,5 +113,8 @@ def test_no_secret_of_an_error_reaches_the_page(tmp_path: Path, token: str) -> N
     boss.registry.add_run("bad", BadWatcher(tmp_path / "runs" / "bad"))
     boss.registry.refresh()
     shown.append(boss.registry.last_error)
-    for status, error in zip((401, 500), shown, strict=True):
+    make_part = PartMaker()
+    make_part(BadWatcher(tmp_path).refresh)
+    shown.append(make_part.error)
+    for status, error in zip((401, 500, 500), shown, strict=True):
         assert f"{status} for the token {redact.SECRET_PLACEHOLDER}" in error and CANARY not in error
