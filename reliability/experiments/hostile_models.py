@@ -177,6 +177,12 @@ def hostile_models() -> Iterator[HostileModel]:
     yield HostileModel("auto_map in a nested config", "has 'auto_map'", nest_pickle)
     for key in ("trust_remote_code", "custom_pipelines", "_attn_implementation_internal"):
         yield HostileModel(key, f"has {key!r}", changed(**{key: "x/y"}))
+    own_generate = {"custom_generate": "evil/generate"}
+    yield HostileModel(
+        "custom_generate in generation_config.json",
+        "generation_config.json has 'custom_generate'",
+        lambda folder, _: write_entry(folder, "generation_config.json", own_generate),
+    )
     yield HostileModel("attention from the hub", "code on the Hub", changed(_attn_implementation="evil/kernel"))
     yield HostileModel(
         "a config nested 100,000 deep",
@@ -243,6 +249,10 @@ def hostile_templates() -> Iterator[HostileModel]:
     yield HostileModel("template that waits for the data, never to end", "does not end", dressed(waiting(loop)))
     filling = waiting("{{ 'A' * 2000000000 }}")
     yield HostileModel("template that waits for the data, to fill the memory", "too much memory", dressed(filling))
+    long = "{% for a in range(99999) %}AAAAAAAAAAAA{% endfor %}"  # little time and memory, 1.2 million letters
+    yield HostileModel(
+        "template that waits for the data, to answer too much", "too much memory", dressed(waiting(long))
+    )
     yield HostileModel(
         "template that waits for the data, to escape", "Python's internal objects", dressed(waiting(shell))
     )
@@ -283,6 +293,8 @@ def hostile_weights() -> Iterator[HostileModel]:
     yield weight_model("offsets beyond the end", "tensors end at byte", pack_safetensors({"a": [500]})[:-8])
     yield weight_model("an unknown number format", "unknown number format", pack_safetensors(two, dtype="PICKLE"))
     yield weight_model("an empty file", "cut off", b"")
+    large = {"weight_map": {"w" * (64 << 20): "model.safetensors"}}
+    yield HostileModel("an index of 64 MB", "index.json has 67,", indexed(large))
     outside = {"weight_map": {"w": "../outside.safetensors"}}
     yield HostileModel("an index that escapes", "not in the same folder", indexed(outside))
     yield HostileModel(

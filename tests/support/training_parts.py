@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import math
 import random
+import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -189,6 +191,29 @@ def unwrapped() -> dict[str, bool]:
     }
 
 
+def saved() -> dict[str, list[str]]:
+    """What lies in a checkpoint and in an adapter of a model with a policy and its reference: files, then tensors."""
+    from peft import LoraConfig, get_peft_model
+    from safetensors.torch import load_file
+
+    from trainer_core.training.checkpointing import DurableCheckpoints
+    from trainer_core.training.load import save_adapter
+
+    lora = LoraConfig(target_modules=["linear"], r=1)
+    model = get_peft_model(Layer(True), lora)  # type: ignore[arg-type]
+    model.add_adapter("ref", lora)
+    with tempfile.TemporaryDirectory() as folder:
+        DurableCheckpoints._save(SimpleNamespace(model=model), f"{folder}/checkpoint")  # type: ignore[arg-type]
+        save_adapter(model, SimpleNamespace(save_pretrained=lambda place: None), Path(folder, "adapter"))  # type: ignore[arg-type]
+        return {
+            place.name: [
+                *sorted(path.relative_to(place).as_posix() for path in place.rglob("*") if path.suffix != ".md"),
+                *sorted(load_file(place / "adapter_model.safetensors")),
+            ]
+            for place in Path(folder).iterdir()
+        }
+
+
 if __name__ == "__main__":
     import trainer_core.training  # noqa: F401  (unsloth comes before what it patches)
 
@@ -201,6 +226,7 @@ if __name__ == "__main__":
                 "unwrapped": unwrapped(),
                 "refused": refused(),
                 "references": references(),
+                "saved": saved(),
             }
         )
     )

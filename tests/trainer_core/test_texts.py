@@ -29,7 +29,7 @@ FAMILIES = {
     "quality_titles": (QUALITY_CHECKS, set()),
     "ignored": (IGNORED_CONTENT, {"names"}),
     "ignored_titles": (IGNORED_CONTENT, set()),
-    "length": (LENGTH_FINDINGS, {"rows", "total", "length"}),
+    "length": (LENGTH_FINDINGS, {"rows", "total", "length", "answers"}),
     "length_titles": (LENGTH_FINDINGS, set()),
 }
 """Sections with one sentence for each entry of a table, and the parameters that each of them may show."""

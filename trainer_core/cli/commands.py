@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from contextlib import closing
 from pathlib import Path
 
 from trainer_core import data
 from trainer_core.cli import export, terminal
 from trainer_core.cli.demo import ANSWERS, print_comparison, train_and_compare
-from trainer_core.config.recipe import STARTER, Data, read_recipe
+from trainer_core.config.recipe import METHODS, STARTER, Columns, Data, Recipe, read_recipe
 from trainer_core.data.hub import datasets
+from trainer_core.data.preview import MeasureRequest, TokenPreview
 from trainer_core.data.select import data_path, held_out_file
 from trainer_core.diagnosis import html_report
 from trainer_core.errors import ConfigError, UserError
@@ -190,8 +192,9 @@ def run_plan(args: argparse.Namespace) -> int:
         if shape
         else None
     )
+    notes = (*map(str, rows.notes), *unwritten_answers(recipe, workspace))
     if args.json:
-        told = {"recipe": recipe.model_dump(mode="json"), "rows": rows.rows, "steps": steps}
+        told = {"recipe": recipe.model_dump(mode="json"), "rows": rows.rows, "steps": steps, "notes": notes}
         terminal.print_line(json.dumps(told | {"plan": forecast_as_json(planned) if planned else None}, indent=1))
         return 0
     for stage, count in steps.items():
@@ -201,9 +204,32 @@ def run_plan(args: argparse.Namespace) -> int:
             f"rate {settings.learning_rate:g}, {warmup_text(settings, count) or 'no warm-up'}, length {settings.max_length:,}"
         )
     unknown = [str(Text("cli.unknown_size", model=recipe.model))]
-    for line in (*map(str, rows.notes), "", *(forecast_lines(planned) if planned else unknown)):
+    for line in (*notes, "", *(forecast_lines(planned) if planned else unknown)):
         terminal.print_line(line)
     return 0
+
+
+def unwritten_answers(recipe: Recipe, workspace: Workspace) -> tuple[str, ...]:
+    """Says how many answers the model's template leaves out, or why that cannot be said; nothing for a model elsewhere."""
+    stage = next((stage for stage in recipe.method.stages if METHODS[stage].rows == "chat"), None)
+    source = recipe.data.chat or recipe.data.pairs
+    if stage is None or source is None or not find_tokenizer(recipe.model, workspace):
+        return ()
+    request = MeasureRequest(
+        source=source,
+        columns=recipe.data.columns if recipe.data.columns_file == source else Columns(),
+        steps=recipe.data.steps,
+        model=recipe.model,
+        template=recipe.data.template,
+        encoding=recipe.data.encoding,
+        length=recipe.stage_settings(stage).max_length,
+    )
+    with closing(TokenPreview(workspace)) as preview:
+        try:
+            measured = preview.ask(request)
+        except UserError as error:
+            return (str(error),)
+    return tuple(one["sentence"] for one in measured.get("findings", ()) if one["code"] == "unwritten")
 
 
 def resolve_target_machine(args: argparse.Namespace, workspace: Workspace) -> TargetMachine:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 
@@ -13,12 +15,19 @@ from trainer_core.config.recipe import Sampling
 from trainer_core.errors import UserError
 from trainer_core.evaluation import prompts, votes
 from trainer_core.evaluation.judge import JudgeCase, JudgeProgress, JudgeTask, judge_case, save_verdict
-from trainer_core.evaluation.judge_endpoint import MAX_JUDGE_TOKENS, JudgeError, make_ask_function
+from trainer_core.evaluation.judge_endpoint import (
+    MAX_JUDGE_TOKENS,
+    AskJudge,
+    JudgeEndpoint,
+    JudgeError,
+    make_ask_function,
+)
 from trainer_core.evaluation.votes import Messages
 from trainer_core.jobs.comparison import CompareSession, new_ask_id
 from trainer_core.jobs.registry import RunRegistry
 from trainer_core.runs.compare_requests import ChatMessage, GenerateRequest
 from trainer_core.runs.run_state import PromptAnswers
+from trainer_core.system.redact import redact_text
 from trainer_core.texts import VERBATIM, Text
 
 VERDICT_SAMPLING = Sampling(temperature=0.0, max_new_tokens=MAX_JUDGE_TOKENS)
@@ -27,8 +36,14 @@ VERDICT_SAMPLING = Sampling(temperature=0.0, max_new_tokens=MAX_JUDGE_TOKENS)
 class JudgeRun:
     """First judges answers that a person voted on, so that the two can be compared, then new answers to other prompts."""
 
-    def __init__(self, registry: RunRegistry, comparison: CompareSession, order: JudgeTask):
-        self.registry, self.comparison, self.order = registry, comparison, order
+    def __init__(
+        self,
+        registry: RunRegistry,
+        comparison: CompareSession,
+        order: JudgeTask,
+        make_ask: Callable[[JudgeEndpoint, httpx.Client], AskJudge] = make_ask_function,
+    ):
+        self.registry, self.comparison, self.order, self.make_ask = registry, comparison, order, make_ask
         self.state = JudgeProgress(0, order.cases)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._work, name="judge", daemon=True)
@@ -56,12 +71,16 @@ class JudgeRun:
     def _work(self) -> None:
         try:
             with httpx.Client() as client:
-                ask = self.ask_lane if self.order.lane else make_ask_function(self.order.endpoint, client)
+                ask = self.ask_lane if self.order.lane else self.make_ask(self.order.endpoint, client)
                 for case in islice(self.iter_cases(), self.state.total):
                     save_verdict(self.registry.workspace, judge_case(case, ask, self.order.judge_name))
                     self.state = replace(self.state, done=self.state.done + 1)
         except UserError as error:
             self.state = replace(self.state, problem=str(error))
+        except Exception as error:  # of Tunebench itself: said on the page, and its traceback in the terminal
+            problem = Text("judging.unexpected", error=redact_text(f"{type(error).__name__}: {error}"))
+            self.state = replace(self.state, problem=str(problem))
+            sys.stderr.write(redact_text(traceback.format_exc()))
         finally:
             self.state = replace(self.state, over=True)
 

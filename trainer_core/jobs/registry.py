@@ -18,6 +18,7 @@ from trainer_core.runs import checkpoints, run_folder, trash
 from trainer_core.runs.run_state import RunState
 from trainer_core.runs.workspace import Workspace
 from trainer_core.system import untrusted_files
+from trainer_core.system.redact import redact_text
 
 
 class RunRegistry:
@@ -28,6 +29,7 @@ class RunRegistry:
         self.watchers: dict[str, RunWatcher] = {}
         self.comparison: CompareSession | None = None
         self.last_error = ""
+        """A traceback, without secrets: the page shows it."""
         self._lock = threading.Lock()
 
     def refresh(self) -> None:
@@ -41,7 +43,7 @@ class RunRegistry:
                 try:
                     watcher.refresh()
                 except Exception:  # one bad folder must not hide the others
-                    trouble = traceback.format_exc()
+                    trouble = redact_text(traceback.format_exc())
             self.last_error = trouble
         self.refresh_comparison()
 

@@ -19,6 +19,7 @@ from trainer_core.jobs.spawn import WORKER_COMMAND, WorkerSpawner
 from trainer_core.runs.workspace import Workspace
 from trainer_core.system import hardware, malloc
 from trainer_core.system.hardware import Machine
+from trainer_core.system.redact import redact_text
 
 ROUND_SECONDS = 1.0
 
@@ -96,7 +97,7 @@ class Supervisor:
             self.shutdown.enforce_stop_requests()
             self.spawner.update_warm_worker()
         except Exception:  # shown in the sidebar; the next round may succeed
-            self.registry.last_error = traceback.format_exc()
+            self.registry.last_error = redact_text(traceback.format_exc())
         return True
 
 

@@ -36,8 +36,8 @@ IGNORED_PATTERNS = ["*/*", "*.bin", "*.pt", "*.py", "consolidated*"]
 FREE_BYTES = 1 << 30
 """Bytes of free disk space that a download leaves."""
 POLL_SECONDS = 1.0
-TAG_HEADERS = ("etag", "x-linked-etag")
-PLAIN_TAG = re.compile(r"[\w.+=-]{1,200}", re.ASCII)
+NAME_HEADERS = ("etag", "x-linked-etag", "x-repo-commit")
+PLAIN_NAME = re.compile(r"[\w.+=-]{1,200}", re.ASCII)
 
 
 def fetch_model(name: str, say: Callable[[Text], None], leave: Callable[[], bool] = lambda: False) -> Path | None:
@@ -73,44 +73,51 @@ def fetch_tokenizer(name: str) -> Path:
     return resolve.check_tokenizer_folder(Path(place))
 
 
-class UnsafeTag(Exception):
-    """A Hub names a file's content by something that is no plain name."""
+class UnsafeName(Exception):
+    """A Hub names a commit or a file's content by something that is no plain name."""
 
 
-def check_tags(response: httpx.Response) -> None:
-    """Refuse an answer whose tags are no plain names: the library stores a file's content under its tag, wherever that leads.
+def check_names(response: httpx.Response) -> None:
+    """Refuse an answer whose tags or commit are no plain names: the library makes paths of them, wherever those lead.
 
     Raises:
-        UnsafeTag: with the tag.
+        UnsafeName: with the name.
     """
-    tags = [response.headers.get(name, "") for name in TAG_HEADERS] if response.request.method == "HEAD" else []
-    if "/tree/" in response.url.path and response.is_success:
+    names = [response.headers.get(name, "") for name in NAME_HEADERS] if response.request.method == "HEAD" else []
+    path = response.url.path
+    if "/api/" in path and "/resolve/" not in path and response.is_success:
         response.read()
-        tags += [str(one["lfs"].get("oid", "")) for one in json_list(response) if isinstance(one.get("lfs"), dict)]
-    for tag in (one.removeprefix("W/").strip('"') for one in tags):
-        if tag and (not PLAIN_TAG.fullmatch(tag) or not tag.strip(".")):
-            raise UnsafeTag(tag)
+        names += names_in(json_answer(response))
+    for name in (one.removeprefix("W/").strip('"') for one in names):
+        if name and (not PLAIN_NAME.fullmatch(name) or not name.strip(".")):
+            raise UnsafeName(name)
 
 
-def json_list(response: httpx.Response) -> list[dict[str, Any]]:
-    """The objects of an answer that is a JSON list; the library itself complains about others."""
+def names_in(answer: Any) -> list[str]:
+    """The commit of a repository, or the tags of its large files; the library itself complains about other answers."""
+    if isinstance(answer, dict):
+        return [str(answer.get("sha") or "")]
+    files = [one.get("lfs") for one in answer if isinstance(one, dict)] if isinstance(answer, list) else []
+    return [str(one.get("oid", "")) for one in files if isinstance(one, dict)]
+
+
+def json_answer(response: httpx.Response) -> Any:
     try:
-        found = response.json()
+        return response.json()
     except ValueError:
-        return []
-    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+        return None
 
 
 @cache
 def use_checked_client() -> None:
-    """Let the library's requests go through `check_tags`, in this process."""
+    """Let the library's requests go through `check_names`, in this process."""
     from huggingface_hub import set_client_factory
     from huggingface_hub.utils._http import default_client_factory
 
     def checked_client() -> httpx.Client:
         client = default_client_factory()
         hooks = client.event_hooks
-        client.event_hooks = {**hooks, "response": [*hooks["response"], check_tags]}
+        client.event_hooks = {**hooks, "response": [*hooks["response"], check_names]}
         return client
 
     set_client_factory(checked_client)
@@ -129,8 +136,8 @@ def hub_errors(name: str) -> Iterator[None]:
     use_checked_client()
     try:
         yield
-    except UnsafeTag as error:
-        raise ModelError("model_hub.bad_tag", name=name, tag=str(error)[:100]) from error
+    except UnsafeName as error:
+        raise ModelError("model_hub.bad_name", name=name, given=str(error)[:100]) from error
     except GatedRepoError as error:
         raise ModelError("model_hub.gated", name=name) from error
     except RepositoryNotFoundError as error:
@@ -141,6 +148,8 @@ def hub_errors(name: str) -> Iterator[None]:
         raise ModelError("model_hub.refused", name=name, answer=str(error).splitlines()[0]) from error
     except httpx.HTTPError as error:  # the line broke, or redirects without end
         raise ModelError("model_hub.broken_off", name=name, reason=str(error) or type(error).__name__) from error
+    except ValueError as error:  # no JSON, or a file whose name leads out of the cache
+        raise ModelError("model_hub.bad_answer", name=name, reason=str(error).splitlines()[0]) from error
 
 
 def is_hub_online() -> bool:

@@ -16,6 +16,8 @@ from trainer_core.texts import Text
 INDEX = "model.safetensors.index.json"
 HEADER_BYTES = 32 << 20
 """safetensors itself accepts up to 100 MB. The header of a model with 400 layers has 0.6 MB."""
+INDEX_BYTES = 32 << 20
+"""A line for each tensor: 58 layers of 256 experts in FP8, with scales, take 9 MB."""
 BITS = {"BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "U32": 32, "I32": 32, "U64": 64, "I64": 64}
 BITS |= {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "C64": 64}
 BITS |= {"F16": 16, "BF16": 16, "F32": 32, "F64": 64}
@@ -51,12 +53,14 @@ def check_index(folder: Path) -> None:
     """Check that the index of a split model names only safetensors files beside it.
 
     Raises:
-        ModelError: it names another place, another format, or a missing file.
+        ModelError: it is too large, or names another place, another format, or a missing file.
     """
     if not (folder / INDEX).exists():
         return
-    named = parse_json_object(folder / INDEX, (folder / INDEX).read_bytes()).get("weight_map")
     place = f"{folder.name}/{INDEX}"
+    if (size := (folder / INDEX).stat().st_size) > INDEX_BYTES:
+        raise ModelError("weights.large_index", index=place, size=size, most=INDEX_BYTES)
+    named = parse_json_object(folder / INDEX, (folder / INDEX).read_bytes()).get("weight_map")
     if not isinstance(named, Mapping):
         raise ModelError("weights.no_map", index=place)
     for name in sorted({str(one) for one in named.values()}):

@@ -26,6 +26,7 @@ from trainer_core.runs.events import Stage
 from trainer_core.runs.run_state import RunState
 from trainer_core.schema import StrictModel, parse_values
 from trainer_core.system import project, untrusted_files
+from trainer_core.system.redact import redact_text
 from ui.payloads import comparison, exports, findings, run_list, samples
 from ui.payloads.curves import (
     CURVES,
@@ -144,7 +145,7 @@ class PartMaker:
         try:
             return make()
         except Exception:
-            self.error = traceback.format_exc()
+            self.error = redact_text(traceback.format_exc())
             return instead
 
 

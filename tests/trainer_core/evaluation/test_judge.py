@@ -18,7 +18,7 @@ from tests.trainer_core.jobs.test_blind_voting import ask, contest, supervisor  
 from trainer_core.errors import ConfigError
 from trainer_core.evaluation import judge, votes
 from trainer_core.evaluation.judge import JudgeCase, JudgeTask, JudgeVerdict
-from trainer_core.evaluation.judge_endpoint import JudgeEndpoint, JudgeError, make_ask_function
+from trainer_core.evaluation.judge_endpoint import AskJudge, JudgeEndpoint, JudgeError, make_ask_function
 from trainer_core.evaluation.votes import LanePair
 from trainer_core.jobs import blind_voting
 from trainer_core.jobs.judging import JudgeRun
@@ -218,6 +218,20 @@ def test_a_trial_ends_when_it_is_stopped(supervisor, contest, open_judge) -> Non
     trial.stop()
     assert wait_for(lambda: trial.state.over, 20, 0.05)
     assert "Judging was stopped" in trial.state.problem
+
+
+def test_an_error_nobody_expected_is_said_and_kept(supervisor, contest, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+    """It must not look like the end of a trial that found nothing."""
+
+    def make_ask(endpoint: JudgeEndpoint, client: httpx.Client) -> AskJudge:
+        raise ZeroDivisionError("of a judge")
+
+    comparison = supervisor.compare.compare_run(contest.run)
+    order = JudgeTask(contest=contest, endpoint=JudgeEndpoint(url="http://127.0.0.1:9", model="x"))
+    trial = JudgeRun(supervisor.registry, comparison, order, make_ask).start()
+    assert wait_for(lambda: trial.state.over, 20, 0.05)
+    assert trial.state.problem == str(Text("judging.unexpected", error="ZeroDivisionError: of a judge"))
+    assert "in make_ask\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

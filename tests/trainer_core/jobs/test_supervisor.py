@@ -31,6 +31,7 @@ from trainer_core.runs.heartbeat import Heartbeat
 from trainer_core.runs.run_state import RunState, read_run_state
 from trainer_core.runs.workspace import Workspace
 from trainer_core.system import hardware, project
+from trainer_core.system.file_lock import ProcessLock
 from trainer_core.system.hardware import Machine
 from trainer_core.texts import Text
 
@@ -162,6 +163,17 @@ def test_twenty_clicks_at_once_start_one_run(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert len(refused) == 19 and len(run_folder.list_runs(boss.workspace.runs)) == 1
+    until(boss, boss.registry.run_states[0].id, ended)
+
+
+def test_a_start_waits_for_another_apps_start(tmp_path: Path) -> None:
+    """It looks for a run at work when the other one has its folder, not before."""
+    boss = scripted_app(tmp_path, 200)
+    click = threading.Thread(target=boss.control.start, args=(RECIPE,))
+    with ProcessLock(boss.spawner.start_lock_file):
+        click.start()
+        assert not wait_for(lambda: bool(run_folder.list_runs(boss.workspace.runs)), 1)
+    click.join()
     until(boss, boss.registry.run_states[0].id, ended)
 
 

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from tests.support import tiny
-from tests.support.hub_server import NAME, served
+from tests.support.hub_server import NAME, Fault, served
 from tests.support.training_runs import recipe, run, write_data
 from trainer_core.errors import ModelError
 from trainer_core.models import hub
@@ -127,7 +127,7 @@ def test_a_hub_whose_tag_is_a_path_writes_no_file(
     with served("models", files, tags=tags) as address:
         refused = fetch(tmp_path / "hub", address, how=how)
     (tag,) = (value.removeprefix("W/").strip('"') for value in tags.values())
-    assert refused["error"] == str(Text("model_hub.bad_tag", name=NAME, tag=tag))
+    assert refused["error"] == str(Text("model_hub.bad_name", name=NAME, given=tag))
     assert not list(tmp_path.rglob("canary*"))
 
 
@@ -139,16 +139,16 @@ def answer(method: str, path: str, content: object = None, **headers: str) -> ht
 @pytest.mark.parametrize("tag", ["a/b", "..", ".", "C:x", "a\\b", "a\x00b", "é", "x" * 300, "/etc/passwd"])
 def test_tags_of_a_list_of_files_are_checked_too(tag: str) -> None:
     listed = [{"type": "file", "path": "x", "lfs": {"oid": tag, "size": 3}}]
-    with pytest.raises(hub.UnsafeTag):
-        hub.check_tags(answer("GET", "/api/models/a/b/tree/main", listed))
+    with pytest.raises(hub.UnsafeName):
+        hub.check_names(answer("GET", "/api/models/a/b/tree/main", listed))
 
 
 @pytest.mark.parametrize("tag", ["", '"d41d8cd98f00b204-12"', 'W/"0x8D9A"', "a" * 64])
 def test_tags_of_sound_hubs_are_taken(tag: str) -> None:
-    hub.check_tags(answer("HEAD", "/a/b/resolve/main/x", ETag=tag))
-    hub.check_tags(answer("GET", "/api/models/a/b/tree/main", [{"lfs": {"oid": tag.strip('W/"')}}, {"lfs": None}, 3]))
-    hub.check_tags(answer("GET", "/elsewhere", ETag='"a/b"'))
-    hub.check_tags(answer("GET", "/api/models/a/b/tree/main", {"error": "x"}))
+    hub.check_names(answer("HEAD", "/a/b/resolve/main/x", ETag=tag))
+    hub.check_names(answer("GET", "/api/models/a/b/tree/main", [{"lfs": {"oid": tag.strip('W/"')}}, {"lfs": None}, 3]))
+    hub.check_names(answer("GET", "/elsewhere", ETag='"a/b"'))
+    hub.check_names(answer("GET", "/api/models/a/b/tree/main", {"error": "x"}))
 
 
 def test_a_full_disk_is_said_before_the_download(tmp_path: Path) -> None:
@@ -171,7 +171,29 @@ def test_a_run_trains_on_it_and_its_adapter_names_the_model(
     assert described["base_model_name_or_path"] == NAME
 
 
-def test_a_connection_that_breaks_off_is_a_sentence() -> None:
-    with pytest.raises(ModelError) as told, hub.hub_errors("owner/model"):
-        raise httpx.RemoteProtocolError("peer closed connection")
-    assert told.value.text == Text("model_hub.broken_off", name="owner/model", reason="peer closed connection")
+@pytest.mark.parametrize("fault", ["breaks off", "redirects"])
+@pytest.mark.parametrize("how", ["stay", "with_tokenizer"])
+def test_a_line_that_breaks_or_leads_in_circles_is_a_sentence(
+    files: dict[str, bytes], tmp_path: Path, fault: Fault, how: str
+) -> None:
+    with served("models", files, fault=fault) as address:
+        refused = fetch(tmp_path, address, how=how)
+    begin, end = str(Text("model_hub.broken_off", name=NAME, reason="|")).split("|")
+    assert refused["error"].startswith(begin) and refused["error"].endswith(end)
+
+
+@pytest.mark.parametrize("commit", [f"../../../{WAY_OUT}", ".."])
+@pytest.mark.parametrize("how", ["stay", "with_tokenizer"])
+def test_a_commit_that_is_a_path_writes_no_file(files: dict[str, bytes], tmp_path: Path, commit: str, how: str) -> None:
+    place = tmp_path / "a" / "b" / "c" / "hub"
+    with served("models", files, commit=commit) as address:
+        refused = fetch(place, address, how=how)
+    assert refused["error"] == str(Text("model_hub.bad_name", name=NAME, given=commit))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("how", ["stay", "with_tokenizer"])
+def test_a_page_in_place_of_an_answer_is_a_sentence(files: dict[str, bytes], tmp_path: Path, how: str) -> None:
+    with served("models", files, fault="page") as address:
+        refused = fetch(tmp_path, address, how=how)
+    assert refused["error"].startswith(str(Text("model_hub.bad_answer", name=NAME, reason="|")).partition("|")[0])

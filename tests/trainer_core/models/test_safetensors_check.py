@@ -12,6 +12,7 @@ import pytest
 from tests.support.model_files import frame_header, pack_safetensors
 from trainer_core.errors import ModelError
 from trainer_core.models import safetensors_check
+from trainer_core.texts import Text
 
 MEGABYTE = 1 << 20
 
@@ -89,3 +90,15 @@ def test_an_index_names_weights_of_its_folder_alone(tmp_path: Path, name: str, c
     with pytest.raises(ModelError) as refused:
         safetensors_check.check_weights(folder)
     assert refused.value.text.code == code
+
+
+def test_an_index_is_no_longer_than_a_models(tmp_path: Path) -> None:
+    most, index = safetensors_check.INDEX_BYTES, tmp_path / safetensors_check.INDEX
+    index.write_bytes(b'{"weight_map": {}}'.ljust(most))
+    safetensors_check.check_index(tmp_path)
+    os.truncate(index, most + 1)
+    with pytest.raises(ModelError) as refused:
+        safetensors_check.check_index(tmp_path)
+    assert refused.value.text == Text(
+        "weights.large_index", index=f"{tmp_path.name}/{index.name}", size=most + 1, most=most
+    )

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.support.scripted import scripted_app
+from tests.support.serve import machine
 from trainer_core.config.recipe import Recipe
 from trainer_core.diagnosis import html_report
-from trainer_core.jobs.supervisor import wait_for
+from trainer_core.jobs.run_watcher import RunWatcher
+from trainer_core.jobs.supervisor import Supervisor, wait_for
 from trainer_core.runs.events import Phase
+from trainer_core.runs.workspace import Workspace
 from trainer_core.system import redact
+from trainer_core.system.hardware import Machine
+from ui.payloads.run import button_state
+from ui.server.live_updates import PartMaker
 
 CANARY = "hf_canary0123456789abcdef"
 QUOTED = 'a "canary\\of a key <& é canary-and-its-end'
@@ -72,3 +80,41 @@ def test_no_secret_gets_into_a_runs_folder_or_arguments(
     for canary in (*canaries.values(), "canary\\\\of a key", "canary-and-its-end"):
         assert [path for path in files if canary.encode() in path.read_bytes()] == []
         assert not any(canary in one for one in arguments) and canary not in repr(view)
+
+
+@pytest.fixture
+def token(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The Hub's token in this process, whose secrets are read once."""
+    monkeypatch.setenv("HF_TOKEN", CANARY)
+    redact.secrets_pattern.cache_clear()
+    yield CANARY
+    redact.secrets_pattern.cache_clear()
+
+
+def test_no_secret_of_an_error_reaches_the_page(tmp_path: Path, token: str) -> None:
+    """Neither of one while the machine is read, nor of a run that cannot be read, nor of a part of the page."""
+    readings = iter([machine(24)])
+
+    def read_machine() -> Machine:
+        if reading := next(readings, None):
+            return reading
+        raise RuntimeError(f"401 for the token {token}")
+
+    class BadWatcher(RunWatcher):
+        def refresh(self) -> None:
+            raise RuntimeError(f"500 for the token {token}")
+
+    boss = Supervisor(Workspace(tmp_path), read_machine=read_machine, session=nullcontext).watch()
+    try:
+        assert wait_for(lambda: bool(boss.registry.last_error), 30)
+    finally:
+        boss.close()
+    shown = [button_state(boss)["error"]]
+    boss.registry.add_run("bad", BadWatcher(tmp_path / "runs" / "bad"))
+    boss.registry.refresh()
+    shown.append(boss.registry.last_error)
+    make_part = PartMaker()
+    make_part(BadWatcher(tmp_path).refresh)
+    shown.append(make_part.error)
+    for status, error in zip((401, 500, 500), shown, strict=True):
+        assert f"{status} for the token {redact.SECRET_PLACEHOLDER}" in error and CANARY not in error

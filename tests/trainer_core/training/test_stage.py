@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.training_runs import environment
 from tests.support.warm import errors, run_module
+from trainer_core.runs.checkpoints import ADAPTER_FILES
 
 pytestmark = pytest.mark.real
 
@@ -52,6 +53,12 @@ def test_dpo_begins_at_its_reference_alone(found: dict[str, Any]) -> None:
     """Weights to the last bit, a loss of ln 2 = 0.69315 and a margin of 0 to the fifth place."""
     ended = {"equal": "", "different": "reference.differs", "trainable": "reference.not_frozen"}
     assert found["references"] == ended | {"right": True, "margin": False, "loss": False}
+
+
+def test_the_reference_is_not_saved_beside_the_policy(found: dict[str, Any]) -> None:
+    """On the next load it would take the policy's place."""
+    policy = [f"base_model.model.linear.lora_{side}.weight" for side in "AB"]
+    assert found["saved"] == dict.fromkeys(("adapter", "checkpoint"), [*ADAPTER_FILES, *policy])
 
 
 def test_labels_that_are_all_masked_end_a_run(found: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer_core.errors import DataError
+from trainer_core.models import hub
 from trainer_core.system import durable
 from trainer_core.system.child_process import serve_requests
 from trainer_core.system.network import HUB, is_reachable
@@ -26,18 +27,24 @@ def configure_hub() -> None:
 
 @contextmanager
 def explain_hub_errors(name: str) -> Iterator[None]:
-    """Raises DataError for errors that the user can fix."""
+    """Checks the Hub's answers, and raises DataError for errors that the user can fix."""
+    import httpx
     from datasets.exceptions import DatasetNotFoundError
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
+    hub.use_checked_client()
     try:
         yield
+    except hub.UnsafeName as error:
+        raise DataError("datasets.bad_name", name=name, given=str(error)[:100]) from error
     except (ConnectionError, OfflineModeIsEnabled) as error:
         raise DataError("datasets.unreachable", name=name) from error
     except DatasetNotFoundError as error:
         raise DataError("datasets.unknown", name=name) from error
     except HfHubHTTPError as error:
         raise DataError("datasets.refused", name=name, error=str(error).splitlines()[0]) from error
+    except httpx.HTTPError as error:  # the line broke, or redirects without end
+        raise DataError("datasets.broken_off", name=name, reason=str(error) or type(error).__name__) from error
     except (ValueError, RuntimeError, FileNotFoundError) as error:  # `datasets` cannot read the data set
         raise DataError("datasets.unreadable", name=name, error=str(error).splitlines()[0]) from error
 

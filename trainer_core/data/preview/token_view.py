@@ -87,12 +87,16 @@ def token_positions(ids: Sequence[int], wanted: frozenset[int]) -> list[int]:
 
 @dataclass(frozen=True)
 class RowExtent:
-    """Positions in a row, in tokens: its end, the first answer, the first difference of its sides; and if it ends properly."""
+    """Positions in a row, in tokens: its end, the first answer, the first difference of its sides; and if it ends properly.
+
+    unwritten: learned answers that the template leaves out.
+    """
 
     end: int
     answer: int
     differ: int | None
     ends: bool
+    unwritten: int = 0
 
 
 def row_extents(tokenizer: PreTrainedTokenizerBase, items: Sequence[Chat | Pair]) -> Iterator[RowExtent]:
@@ -112,9 +116,8 @@ def pair_extent(pair: tokenize.EncodedPair, specials: frozenset[int]) -> RowExte
 def chat_extent(row: tokenize.EncodedChat, specials: frozenset[int]) -> RowExtent:
     trained = [place for place, label in enumerate(row.labels) if label != tokenize.MASKED]
     answer = trained[0] if trained else len(row.labels)
-    return RowExtent(
-        len(row.labels), answer, None, not specials.isdisjoint(row.labels[place] for place in trained[-END_TOKENS:])
-    )
+    closed = not specials.isdisjoint(row.labels[place] for place in trained[-END_TOKENS:])
+    return RowExtent(len(row.labels), answer, None, closed, row.unwritten)
 
 
 LENGTH_FINDINGS: dict[str, Level] = {
@@ -123,27 +126,32 @@ LENGTH_FINDINGS: dict[str, Level] = {
     "cut_equal": "error",
     "cut": "notice",
     "no_end": "warning",
+    "unwritten": "warning",
 }
 """Code → level. The sections `length` and `length_titles` of the texts describe each."""
 
 
-def truncation_effect(row: RowExtent, length: int) -> str | None:
-    """The code of this length's effect on a row, or None if it fits."""
+def length_effects(row: RowExtent, length: int) -> Iterator[str]:
+    """The codes of what this length does to a row, and of what its template does."""
     if row.answer >= length:
-        return "masked" if row.differ is None else "prompt_too_long"
-    if row.differ is not None and row.differ >= length:
-        return "cut_equal"
-    return "cut" if row.end > length else None
+        yield "masked" if row.differ is None else "prompt_too_long"
+    elif row.differ is not None and row.differ >= length:
+        yield "cut_equal"
+    elif row.end > length:
+        yield "cut"
+    if not row.ends:
+        yield "no_end"
+    if row.unwritten:
+        yield "unwritten"
 
 
 def length_findings(rows: Sequence[tuple[UsableRow, RowExtent]], length: int) -> Iterator[DataFinding]:
-    """Effects of the length on the measured rows, and answers without an end token."""
+    """Effects of the length on the measured rows, answers without an end token, and answers that the template leaves out."""
     for code, level in LENGTH_FINDINGS.items():
-        hit = [
-            one for one, row in rows if (not row.ends if code == "no_end" else truncation_effect(row, length) == code)
-        ]
+        hit = [(one, row) for one, row in rows if code in length_effects(row, length)]
         if hit:
-            title, counts = Text(f"length_titles.{code}"), {"rows": len(hit), "total": len(rows), "length": length}
-            text = Text(f"length.{code}", **counts)
-            where = tuple(FindingExample(one.file, one.row, one.line, "") for one in hit[:MAX_EXAMPLES])
+            answers = sum(row.unwritten for _, row in hit)
+            counts = {"rows": len(hit), "total": len(rows), "length": length, "answers": answers}
+            title, text = Text(f"length_titles.{code}"), Text(f"length.{code}", **counts)
+            where = tuple(FindingExample(one.file, one.row, one.line, "") for one, _ in hit[:MAX_EXAMPLES])
             yield DataFinding(code, level, str(title), len(hit), len(rows), str(text), where)

@@ -14,6 +14,7 @@ SECRET_KEY = re.compile(
 )
 MANGLED_TEXT = re.compile("Ã[\u0080-\u00bf\u201a-\u2122]|â€|Â[\u00a0-\u00bf]|[\ufffd\0\x08\x1b\x7f]")
 PLACEHOLDER = re.compile(r"\{\{ ?[A-Za-z_][\w. ]{0,40}\}\}|\{(?:instruction|input|prompt|question|output|response)\}")
+CAPITAL_ROLE = re.compile(r"(?<!\S)(?:USER|ASSISTANT): ")
 MEDIA_PLACEHOLDERS = (
     "<image>", "<video>", "<audio>", "<|image|>", "<|image_pad|>", "<|video_pad|>", "<|image_1|>", "<start_of_image>",
     "<image_placeholder>",
@@ -54,11 +55,12 @@ TEXT_PATTERNS = (
     TextPattern(
         "headings",
         {
-            "#": ("### Instruction:", "### Response:", "### Input:"),
+            "#": ("### Instruction:", "### Response:", "### Input:", "### Human:", "### Assistant:"),
             ":H": ("\n\nHuman: ",),
             ":A": ("\n\nAssistant: ",),
         },
     ),
+    TextPattern("headings", {":U": ("USER: ",), ":A": ("ASSISTANT: ",)}, CAPITAL_ROLE),
     TextPattern("placeholder", {"{": ("{",)}, PLACEHOLDER),
     TextPattern("pictures", {"<>": MEDIA_PLACEHOLDERS}),
     TextPattern("encoding", {letter: (letter,) for letter in "Ãâ\u00c2\ufffd\0\x08\x1b\x7f"}, MANGLED_TEXT),

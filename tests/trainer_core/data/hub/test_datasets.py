@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.support.hub_server import NAME, hub_of
+from tests.support.hub_server import NAME, Fault, hub_of, served
 from trainer_core.data import check_dataset
 from trainer_core.data.hub import datasets
 from trainer_core.errors import DataError
@@ -72,6 +73,41 @@ def test_offline_is_said_quickly() -> None:
         datasets.list_splits("nobody/nothing")
     assert error.value.text == Text("datasets.unreachable", name="nobody/nothing")
     assert time.monotonic() - begun < 25
+
+
+ROWS = b'{"prompt": "why", "chosen": "so", "rejected": "no"}\n'
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"), [("breaks off", "broken_off"), ("redirects", "broken_off"), ("page", "unreadable")]
+)
+def test_a_line_that_breaks_or_leads_in_circles_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault, code: str
+) -> None:
+    with served("datasets", {"train.jsonl": ROWS}, fault=fault) as address:
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        with pytest.raises(DataError) as error:
+            datasets.list_splits(NAME)
+    assert error.value.text.code == f"datasets.{code}" and error.value.text.params["name"] == NAME
+
+
+WAY_OUT = "../../canary"
+
+
+@pytest.mark.parametrize(
+    ("options", "given"),
+    [({"commit": f"../../{WAY_OUT}"}, f"../../{WAY_OUT}"), ({"tags": {"ETag": f'"{WAY_OUT}"'}}, WAY_OUT)],
+)
+def test_a_hub_whose_names_are_paths_writes_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], given: str
+) -> None:
+    workspace = Workspace(tmp_path / "workspace")
+    with served("datasets", {"train.jsonl": ROWS}, **options) as address:
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        with pytest.raises(DataError) as error:
+            datasets.ensure_split_file(workspace, NAME, datasets.HubSplit("default", "train"))
+    assert error.value.text == Text("datasets.bad_name", name=NAME, given=given)
+    assert not list(tmp_path.rglob("*canary*")) and not list(workspace.data.rglob("*.parquet"))
 
 
 def test_a_set_that_cannot_be_read_is_said(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from tokenizers.models import BPE
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from tests.support import tiny
+from trainer_core.cli import commands
 from trainer_core.config.recipe import Columns
 from trainer_core.data import Chat, Message, Pair, tokenize
 from trainer_core.data.preview import MeasureRequest, TokenPreview, TokenRowRequest
@@ -220,6 +221,28 @@ def test_a_template_without_an_end_is_found(lens: TokenPreview, models: dict[str
     its.save_pretrained(endless)
     source = saved(tmp_path / "c.jsonl", [chat(n, 2) for n in range(9)])
     assert measured(lens, source, endless, 256) == {"no_end": 9}
+
+
+def test_answers_that_a_template_leaves_out_are_counted_for_a_plan_too(
+    lens: TokenPreview, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tiny.model(tmp_path / "last")
+    its = AutoTokenizer.from_pretrained(model)
+    its.chat_template = str(its.chat_template).replace("in messages %}", "in messages[-2:] %}")
+    its.save_pretrained(model)
+    talks = [{"messages": [turn for n in range(turns) for turn in chat(n, 2)["messages"]]} for turns in (2, 4)]
+    source = saved(tmp_path / "c.jsonl", [chat(n, 2) for n in range(6)] + talks)
+    assert measured(lens, source, model, 256) == {"unwritten": 2}
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        f'model = {str(model)!r}\nmethod = "sft"\n[data]\nchat = {str(source)!r}\npairs = {str(source)!r}\n'
+    )
+    for number in (2, 0):
+        assert commands.main(["--workspace", str(tmp_path / "w"), "plan", str(recipe), "--json"]) == 0
+        notes = json.loads(capsys.readouterr().out)["notes"]
+        found = Text("length.unwritten", rows=number, total=8, answers=4)
+        assert (str(found) in notes) == bool(number)
+        saved(source, [chat(n, 2) for n in range(8)])
 
 
 def test_a_base_without_template_gets_the_chosen_one(lens: TokenPreview, tmp_path: Path) -> None:

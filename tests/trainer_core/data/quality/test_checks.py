@@ -333,6 +333,40 @@ def test_few_markers_are_a_warning_only(tmp_path: Path) -> None:
     assert (finding(report, "markers").level, report.blocked) == ("warning", ())
 
 
+HEADINGS = ["### Human: why?", "### Assistant: so", "USER: why? ASSISTANT: so", "09:14 USER: root signed in"]
+PROSE = ["SUPERUSER: root", "user: root", "USER:root", "The USER manual", "## Human rights"]
+
+
+@pytest.mark.parametrize(("text", "found"), [*((one, True) for one in HEADINGS), *((one, False) for one in PROSE)])
+def test_headings_inside_a_text_are_a_warning_with_a_count(tmp_path: Path, text: str, found: bool) -> None:
+    """A line of a log may look like one: nothing is refused or changed unasked."""
+    rows = [
+        [("user", f"Tell {n}"), ("assistant", f"Told {n}. {text} {n}" if n < 3 else f"Told {n}")] for n in range(50)
+    ]
+    report = check(chats(tmp_path / "c.jsonl", rows))
+    assert counts(report).get("headings", 0) == (3 if found else 0) and report.blocked == ()
+    assert not found or (finding(report, "headings").level, report.usable) == ("warning", 50)
+
+
+def test_sides_of_one_answer_differ_by_reasoning_that_is_learned_alone() -> None:
+    """DPO reads no other, so the reason is that the answers are the same."""
+    asked, plain = Message("user", "Why?"), Message("assistant", "So.")
+    for learned, code in ((False, "identical"), (True, None)):
+        thought = Message("assistant", "So.", reasoning="Hm.", learn_reasoning=learned)
+        assert checks.unusable_code(Pair((asked,), (plain,), (thought,))) == code
+        assert checks.unusable_code(Pair((asked,), (thought,), (thought,))) == "identical"
+
+
+def test_a_transcript_without_its_last_answer_is_called_that(tmp_path: Path) -> None:
+    def side(n: int, answer: str) -> str:
+        return f"\n\nHuman: What grows in bed {n}?\n\nAssistant:{answer}"
+
+    rows = [{"chosen": side(n, " Beans."), "rejected": side(n, " Stones." if n else "")} for n in range(40)]
+    path = tmp_path / "hh.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert counts(check(path)).get("empty_answer") == 1 and "identical" not in counts(check(path))
+
+
 def test_a_report_can_be_read_aloud(report: DataReport) -> None:
     text = "\n".join(report.as_lines())
     assert "planted.jsonl: preference pairs as messages (prompt ← prompt, chosen ← chosen" in text
