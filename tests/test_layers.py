@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -18,10 +19,16 @@ CORE = sorted((ROOT / "trainer_core").rglob("*.py"))
 PAGE = sorted([*(ROOT / "ui").rglob("*.py"), ROOT / "app.py"])
 
 
+@cache
+def nodes_of(path: Path) -> tuple[ast.AST, ...]:
+    """All of a file's syntax tree, the module itself first."""
+    return tuple(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+@cache
 def imports(path: Path, module_level: bool = False) -> set[str]:
     """Whole names of everything a file imports; with `module_level` only what runs on import."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    nodes = top_level(tree) if module_level else list(ast.walk(tree))
+    nodes = top_level(path) if module_level else nodes_of(path)
     names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     return names | {
         f"{node.module}.{alias.name}"
@@ -31,9 +38,11 @@ def imports(path: Path, module_level: bool = False) -> set[str]:
     }
 
 
-def top_level(tree: ast.Module) -> list[ast.stmt]:
-    """Statements outside functions and outside `if TYPE_CHECKING`."""
-    return [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+def top_level(path: Path) -> list[ast.stmt]:
+    """Imports outside functions and outside `if TYPE_CHECKING`."""
+    module = nodes_of(path)[0]
+    assert isinstance(module, ast.Module)
+    return [node for node in module.body if isinstance(node, ast.Import | ast.ImportFrom)]
 
 
 def roots(path: Path, module_level: bool = False) -> set[str]:
@@ -156,10 +165,7 @@ def test_only_training_knows_unsloth(path: Path) -> None:
 
 
 def test_unsloth_comes_first_in_training() -> None:
-    first = next(
-        node for node in ast.parse((ROOT / "trainer_core/training/__init__.py").read_text()).body
-        if isinstance(node, ast.Import | ast.ImportFrom)
-    )  # fmt: skip
+    first = top_level(ROOT / "trainer_core/training/__init__.py")[0]
     assert isinstance(first, ast.Import) and first.names[0].name == "unsloth"
 
 
@@ -172,7 +178,7 @@ def test_only_hardware_knows_nvml(path: Path) -> None:
 @pytest.mark.parametrize("path", [p for p in CORE if not within(p, "training")], ids=name_of)
 def test_an_emulated_bfloat16_is_none(path: Path) -> None:
     """Torch says yes for a T4, where training takes float16: Unsloth, which the engine has imported, makes it say no."""
-    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    calls = [node for node in nodes_of(path) if isinstance(node, ast.Call)]
     asked = [one for one in calls if isinstance(one.func, ast.Attribute) and one.func.attr == "is_bf16_supported"]
     for call in asked:
         said = {key.arg: key.value for key in call.keywords}.get("including_emulation")
@@ -214,7 +220,7 @@ def writes(node: ast.AST) -> bool:
 
 
 def test_state_is_written_by_durable_alone() -> None:
-    found = {name_of(path) for path in CORE + PAGE if any(map(writes, ast.walk(ast.parse(path.read_text()))))}
+    found = {name_of(path) for path in CORE + PAGE if any(map(writes, nodes_of(path)))}
     assert found == set(WRITERS)
 
 
@@ -223,7 +229,7 @@ COMPARE_FIELDS = {"open_question", "prefetched_question", "last_prompt", "ask_id
 
 @pytest.mark.parametrize("path", CORE + PAGE, ids=name_of)
 def test_a_comparison_is_changed_by_its_methods_alone(path: Path) -> None:
-    found = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Attribute)]
+    found = [node for node in nodes_of(path) if isinstance(node, ast.Attribute)]
     set_here = {node.attr for node in found if isinstance(node.ctx, ast.Store)} & COMPARE_FIELDS
     assert (set_here == COMPARE_FIELDS) == (path.name == "comparison.py" and path.parent.name == "jobs")
     assert not set_here or set_here == COMPARE_FIELDS
