@@ -6,7 +6,7 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -23,6 +23,13 @@ PAGE = sorted([*(ROOT / "ui").rglob("*.py"), ROOT / "app.py"])
 def nodes_of(path: Path) -> tuple[ast.AST, ...]:
     """All of a file's syntax tree, the module itself first."""
     return tuple(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_trees_kept() -> Iterator[None]:
+    """They are 200,000 objects, which Python's collector would walk through in all later tests of this process."""
+    yield
+    nodes_of.cache_clear()
 
 
 @cache
