@@ -15,6 +15,7 @@ from playwright.sync_api import Page, expect
 from tests.browser.test_page import begin, open_compare, phase, tab
 from tests.support.app_process import App
 from trainer_core.evaluation import votes
+from trainer_core.runs.workspace import Workspace
 
 Visit = Callable[[App], Page]
 NAMES = re.compile(r"\b(SFT|DPO)\b|3f9a12cd")
@@ -143,13 +144,28 @@ def test_keys_vote_only_outside_inputs_and_undo_takes_back(app: App, visit: Visi
     leave(page)
 
 
+def vote_for_dpo(page: Page) -> None:
+    dpo_left = page.evaluate("window.tunebench.text.A.startsWith('Tie it')")
+    vote(page, "ArrowLeft" if dpo_left else "ArrowRight")
+
+
+def write_votes_for_dpo(app: App, count: int) -> None:
+    """The newest vote again, with DPO on each side by turns: by keys each would take over a second."""
+    newest = kept(app)[-1]
+    for at in range(count):
+        sides = {"left": "DPO", "choice": "left"} if at % 2 else {"left": "Base", "choice": "right"}
+        again = newest.model_copy(update={"id": f"{newest.id}{at}", "index": newest.index + 1 + at, **sides})
+        votes.append_record(votes.votes_path(Workspace(app.workspace)), again)
+
+
 def test_twenty_votes_give_a_verdict_survive_a_reload_and_a_kill_and_become_data(app: App, visit: Visit) -> None:
     page = visit(app)
     blind(page)
+    vote_for_dpo(page)
     decided = sum(bool(one.winner) for one in kept(app))
-    for _ in range(20 - decided):
-        dpo_left = page.evaluate("window.tunebench.text.A.startsWith('Tie it')")
-        vote(page, "ArrowLeft" if dpo_left else "ArrowRight")
+    write_votes_for_dpo(app, 20 - decided - 3)
+    for _ in range(3):
+        vote_for_dpo(page)
     given = kept(app)
     won = sum(one.winner == "DPO" for one in given)
     assert won >= 19
