@@ -125,7 +125,9 @@ def test_one_click_trains_and_shows_three_answers(app: App, visit: Visit) -> Non
     expect(lanes.locator("h3")).to_have_text(["Base", "SFT", "DPO"])
     assert all(len(text) > 40 for text in lanes.locator(".answer").all_inner_texts())
     expect(page.locator("#prompt textarea")).to_have_value("I keep forgetting to water my plants. What can I do?")
-    assert page.title() == "✓ Done · Tunebench"  # test_train.py reads the titles of a run at work, which this one may outrun
+    assert (
+        page.title() == "✓ Done · Tunebench"
+    )  # test_train.py reads the titles of a run at work, which this one may outrun
     tab(page, "Train")
     proof = page.locator("#reference-check").inner_text()
     assert proof.startswith("Step-0 check ✓ margin 0.000 (must be 0), loss 0.693 (must be 0.693 = ln 2)")
