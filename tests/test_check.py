@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -43,8 +44,9 @@ def ran(folder: Path, *options: str, **files: str) -> tuple[int, list[str], str]
     marks = "[pytest]\nmarkers =\n    real\n    long\n"
     for name, text in {**TIERS, **files, "torch.py": "", "pytest.ini": marks}.items():
         (folder / name).write_text(text, encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "-rA", "-p", "no:cacheprovider", *options]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-m", "pytest", "-rA", "-p", "no:cacheprovider", "-p", "xdist", *options]
+    alone = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # the other plugins take seconds to import
+    done = subprocess.run(command, cwd=folder, env=alone, capture_output=True, text=True, timeout=120)
     said = [line.split("::")[1] for line in done.stdout.splitlines() if line.startswith("PASSED ")]
     return done.returncode, said, done.stdout
 

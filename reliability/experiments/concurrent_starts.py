@@ -24,7 +24,7 @@ WAIT_SECONDS = 600.0
 
 
 def run(folder: Path, quick: bool) -> Iterator[Proof]:
-    count = 3 if quick else 200
+    count = 2 if quick else 200
     ours = [race_starts(folder / f"{trial}", scripted_app) for trial in range(count)]
     control = [race_starts(folder / f"c{trial}", open_unlocked_app) for trial in range(count // 10 or 2)]
     without = "without the lock that other processes see"

@@ -37,17 +37,21 @@ SPEED = 100_000.0
 
 
 def run(place: Path, quick: bool) -> Iterator[Proof]:
-    points = range(1, POINTS + 1, 50 if quick else 1)
+    trials = 5 if quick else 20
+    points = range(1, POINTS + 1, 40 if quick else 1)
     full = [live_with_fault(place, "enospc", at, run_scripted_life, check_pause_and_resume) for at in points]
     yield Proof(
         "Disk full: paused, every file whole, resumed to the end",
         count_trials(full),
         IN_PLACE,
-        overwrite_control(place, "enospc"),
+        overwrite_control(place, "enospc", trials),
     )
     dead = [live_with_fault(place, "kill", at, run_scripted_life, check_resumed) for at in points]
     yield Proof(
-        "Killed: every file whole, resumed to the end", count_trials(dead), IN_PLACE, overwrite_control(place, "kill")
+        "Killed: every file whole, resumed to the end",
+        count_trials(dead),
+        IN_PLACE,
+        overwrite_control(place, "kill", trials),
     )
 
 
@@ -147,9 +151,8 @@ def documents(path: Path) -> list[bytes]:
 # --- the control
 
 
-def overwrite_control(place: Path, fault: str) -> TrialCount:
+def overwrite_control(place: Path, fault: str, trials: int) -> TrialCount:
     """The same faults, and a document that is written with json.dump."""
-    trials = 20
     return TrialCount(
         trials,
         sum(bool(live_with_fault(place, fault, at, write_in_place, check_files_whole)) for at in range(1, trials + 1)),

@@ -39,14 +39,14 @@ STEPS = 50
 
 
 def run(folder: Path, quick: bool) -> Iterator[Proof]:
-    lives = 1 if quick else 44
+    lives, steps = (2, 20) if quick else (44, STEPS)
     WorkspaceMachine.steps, WorkspaceMachine.failure = 0, ""
     try:
         run_state_machine_as_test(
             WorkspaceMachine,
             settings=settings(
                 max_examples=lives,
-                stateful_step_count=STEPS,
+                stateful_step_count=steps,
                 deadline=None,
                 database=None,
                 derandomize=True,

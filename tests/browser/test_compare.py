@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.test_access import violations
+from tests.browser.test_access import violations, violations_in_each_scheme
 from tests.browser.test_page import open_compare, tab
 from tests.browser.test_vote import generate, leave
 from tests.support.app_process import App
@@ -228,18 +228,14 @@ def test_a_page_just_opened_asks_the_run_that_is_loaded(app: App, visit: Visit) 
         generate(page)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_while_looking_and_voting(app: App, visit: Visit, scheme: str) -> None:
+def test_axe_finds_nothing_while_looking_and_voting(app: App, visit: Visit) -> None:
     page = visit(app)
-    page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-    page.reload()
-    page.wait_for_function("window.tunebench?.getPart('buttons')")
     generate(page)
     page.get_by_text("LLM judge").click()
     pane(page, "DPO").locator("summary").click()
     page.click("#heatmap-first")
     page.wait_for_selector("#lanes mark[title]")
-    assert violations(page) == []
+    assert violations_in_each_scheme(page) == []
     page.click("#blind-vote")
     page.wait_for_selector("#vote-a:enabled")
     page.locator("body").press("x")
@@ -247,7 +243,7 @@ def test_axe_finds_nothing_while_looking_and_voting(app: App, visit: Visit, sche
     for width in (1360, 1024, 820, 680):
         page.set_viewport_size({"width": width, "height": 900})
         assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, width
-    assert violations(page) == []
+    assert violations_in_each_scheme(page) == []
     page.set_viewport_size({"width": 1360, "height": 900})
     page.click("#vote-end")
     page.wait_for_function("!window.tunebench.getPart('question')")

@@ -191,14 +191,14 @@ def length_of(stage: str) -> int:
 
 
 def recipe(asked: argparse.Namespace) -> Any:
-    """Two steps of two short rows: the interpreter takes a tenth of a second for a row of one kernel."""
+    """Two steps of two short rows: the interpreter takes a tenth of a second for a token of one kernel."""
     from trainer_core.config.recipe import Data, Lora, MemoryOptions, MethodChain, Recipe
     from trainer_core.methods.dpo import Dpo
     from trainer_core.methods.orpo import Orpo
     from trainer_core.methods.sft import Sft
 
     lines = [
-        {"prompt": f"Say {at}", "chosen": "warm" + " a" * (at % 3), "rejected": "dog" + " b" * (at % 4)}
+        {"prompt": f"{at}", "chosen": "a" + " a" * (at % 3), "rejected": "b" + " b" * (at % 4)}
         for at in range(9)
     ]
     for name, rows in (("pairs", lines[:8]), ("held-out", lines[8:])):
@@ -215,18 +215,19 @@ def recipe(asked: argparse.Namespace) -> Any:
         orpo=Orpo(**common, batch_size=1, max_length=DPO_LENGTH),
         memory=MemoryOptions(probe="off" if asked.no_probe else "on"),
         sample_tokens=0 if asked.no_samples else 3,
-        samples=("Say 1",),
+        samples=("1",),
     )
 
 
 def tiny_model(folder: Path, family: str) -> Path:
-    """The tests' tokenizer on two layers of the family."""
+    """The tests' tokenizer, with roles of one letter, on two layers of the family."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from tests.support import tiny
 
     tokens = tiny.tokenizer()
+    tokens.chat_template = tiny.TEMPLATE.replace("message['role']", "message['role'][0]").replace("assistant", "a")
     torch.manual_seed(0)
     config = AutoConfig.for_model(
         family, vocab_size=len(tokens), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
