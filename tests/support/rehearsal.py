@@ -197,10 +197,7 @@ def recipe(asked: argparse.Namespace) -> Any:
     from trainer_core.methods.orpo import Orpo
     from trainer_core.methods.sft import Sft
 
-    lines = [
-        {"prompt": f"{at}", "chosen": "a" + " a" * (at % 3), "rejected": "b" + " b" * (at % 4)}
-        for at in range(9)
-    ]
+    lines = [{"prompt": f"{at}", "chosen": "a" + " a" * (at % 3), "rejected": "b" + " b" * (at % 4)} for at in range(9)]
     for name, rows in (("pairs", lines[:8]), ("held-out", lines[8:])):
         (asked.folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     common = {"accumulation": 1, "max_steps": asked.steps, "evaluations": 1}
