@@ -11,7 +11,7 @@
   app.makeExportForm = (run, options, close) => {
     const lane = makeNode("select", {}, ...options.lanes.map((name) => makeNode("option", { value: name, selected: name === options.lane }, name)));
     const forms = rememberedForms();
-    const boxes = options.targets.map((target) => makeNode("input", { type: "checkbox", value: target.key, checked: forms.includes(target.key) }));
+    const boxes = options.targets.map((target) => makeNode("input", { type: "checkbox", value: target.key, checked: forms.includes(target.key) && !target.missing, disabled: target.missing }));
     const name = makeNode("input", { type: "text", maxlength: 64, required: true, pattern: "[A-Za-z0-9][A-Za-z0-9._\\-]*" });
     const out = makeNode("input", { type: "text", required: true });
     [name.value, out.value] = [exportName(options.name, options.lane), options.out];
@@ -25,7 +25,7 @@
       app.sendEvent("exportrun", { run: run.id, lane: lane.value, targets, out: out.value, name: name.value });
       close();
     };
-    const makeForm = (target, index) => makeNode("label", {}, boxes[index], ` ${target.label} `, makeNode("span", { class: "quiet" }, target.size));
+    const makeForm = (target, index) => makeNode("label", {}, boxes[index], ` ${target.label} `, makeNode("span", { class: "quiet" }, target.missing ? pageText("exports.no_quantiser") : target.size));
     return makeNode("form", { class: "export-form", onsubmit: start },
       makeNode("label", {}, `${pageText("exports.model")} `, lane),
       makeNode("fieldset", {}, makeNode("legend", {}, pageText("exports.forms")), ...options.targets.map(makeForm)),

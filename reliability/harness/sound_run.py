@@ -11,7 +11,16 @@ from typing import Any
 from tests.support.model_files import pack_safetensors
 from trainer_core.config.jobs import CompareJob, Lane, TrainJob
 from trainer_core.config.recipe import Data, Recipe
-from trainer_core.runs import checkpoints, compare_events, control, events, heartbeat, metadata, run_folder
+from trainer_core.runs import (
+    checkpoints,
+    compare_events,
+    control,
+    events,
+    export_events,
+    heartbeat,
+    metadata,
+    run_folder,
+)
 from trainer_core.runs.events import Event, Phase, Stage
 from trainer_core.system import hardware
 from trainer_core.texts import Text
@@ -101,7 +110,7 @@ def make_events(done: bool) -> list[Event]:
     """Every kind of event, in an order that a run could have; the last word is where the run ended."""
     offer = events.Suggestion(Text("run.bug", kind="a", message="b"), {"dpo.learning_rate": 1e-6})
     failed = events.RunFailed(Text("run.bug", kind="a", message="b"), "a traceback", (offer,))
-    told = [*make_compare_events(), *make_first_events()]
+    told = [*make_compare_events(), *make_export_events(), *make_first_events()]
     for stage in ("sft", "dpo"):
         told += make_stage_events(stage, done or stage == "sft")
     return [*told, failed, events.RunEnded(Phase.DONE, Text("scoring.done"))] if done else [*told, failed]
@@ -172,6 +181,19 @@ def make_compare_events() -> list[Event]:
         compare_events.ScoringProgress(text, 1, 2, 5, 9, 3.0),
         compare_events.ScoringFailed(text),
         make_scores(),
+    ]
+
+
+def make_export_events() -> list[Event]:
+    number, text = compare_events.ConfidenceInterval(0.9, 0.8, 1.0, 24), Text("export.no_engine")
+    answers = export_events.AnswerComparison(15, 16, (0.01,))
+    form = export_events.CertificateRow(
+        "merged", 100, 16.0, True, True, True, answers, answers, 0.001, 0.001, number, number, text
+    )
+    return [
+        export_events.ExportProgress(text, 1, 2, 5, 9, 3.0),
+        export_events.ExportPart("merged", 100),
+        export_events.ExportFinished("/exports/it", (form,), 24),
     ]
 
 

@@ -26,6 +26,8 @@ class ExportTarget:
 
 
 GGUF = "trainer_core.export.gguf:write_gguf"
+QUANTISED = "trainer_core.export.quantise:write_quantised"
+"""Needs llama.cpp's quantiser. Bits per weight: llama.cpp's own figures for Llama 3.1 8B (tools/quantize/README.md)."""
 EXPORT_TARGETS: Mapping[str, ExportTarget] = {
     "adapter": ExportTarget("trainer_core.export.folders:write_adapter"),
     "merged": ExportTarget("trainer_core.export.folders:write_merged", source="adapter"),
@@ -33,9 +35,23 @@ EXPORT_TARGETS: Mapping[str, ExportTarget] = {
     "gguf:bf16": ExportTarget(GGUF, "merged", 16, "-BF16.gguf", "MOSTLY_BF16"),
     "gguf:f16": ExportTarget(GGUF, "merged-f16", 16, "-F16.gguf", "MOSTLY_F16"),
     "gguf:q8_0": ExportTarget(GGUF, "merged-f16", 8.5, "-Q8_0.gguf", "MOSTLY_Q8_0"),
+    "gguf:q6_k": ExportTarget(QUANTISED, "gguf:f16", 6.56, "-Q6_K.gguf", "Q6_K"),
+    "gguf:q5_k_m": ExportTarget(QUANTISED, "gguf:f16", 5.70, "-Q5_K_M.gguf", "Q5_K_M"),
+    "gguf:q4_k_m": ExportTarget(QUANTISED, "gguf:f16", 4.89, "-Q4_K_M.gguf", "Q4_K_M"),
 }
 OFFERED_TARGETS = tuple(key for key in EXPORT_TARGETS if key != "merged-f16")
 """Those that a user is asked about; the rest is only made from, or to be made from."""
+
+
+def needs_quantiser(target: str) -> bool:
+    return EXPORT_TARGETS[target].write == QUANTISED
+
+
+def merged_source(target: str) -> str:
+    """The merged folder that a GGUF file is made from."""
+    while EXPORT_TARGETS[target].file_type:
+        target = EXPORT_TARGETS[target].source
+    return target
 
 
 def with_sources(targets: Iterable[str]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from trainer_core.config.export_targets import EXPORT_TARGETS
+from trainer_core.config.export_targets import EXPORT_TARGETS, merged_source
 from trainer_core.config.jobs import Lane
 from trainer_core.data import Message, Pair
 from trainer_core.errors import ModelError
@@ -149,7 +149,7 @@ def open_form(context: ExportContext, target: str) -> LaneSet:
     """The form's weights as one lane named after it, in plain transformers."""
     path = context.part_path(target)
     if EXPORT_TARGETS[target].file_type:
-        tokenizer = measure.load_tokenizer(context.part_path(EXPORT_TARGETS[target].source))
+        tokenizer = measure.load_tokenizer(context.part_path(merged_source(target)))
         return measure.load_gguf(path, tokenizer, target)
     return load_lanes(
         str(path), "fp32" if context.job.precision == "auto" else context.job.precision, [Lane(name=target)]
@@ -208,7 +208,7 @@ def with_engine(context: ExportContext, row: CertificateRow, path: Path, referen
     """The row with what the file does in llama.cpp."""
     if problem := engine_problem():
         return replace(row, problem=problem)
-    tokenizer: Any = measure.load_tokenizer(context.part_path(EXPORT_TARGETS[row.form].source))
+    tokenizer: Any = measure.load_tokenizer(context.part_path(merged_source(row.form)))
     with LlamaEngine(path, context_tokens(reference)) as engine:
         begin = engine.opened.begin
         rendered = [without_begin(engine.render(one), begin) for one in reference.conversations]

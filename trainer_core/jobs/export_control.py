@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from trainer_core.config.jobs import ExportJob, Lane
-from trainer_core.errors import BusyError
+from trainer_core.errors import BusyError, ConfigError
 from trainer_core.jobs.registry import RunRegistry
 from trainer_core.jobs.run_watcher import RunWatcher
 from trainer_core.jobs.spawn import WorkerSpawner
@@ -36,22 +37,26 @@ class ExportControl:
     def refresh(self) -> None:
         """Refresh every export of the workspace from its folder."""
         for run_dir in run_folder.list_runs(self.registry.workspace.export_jobs):
-            self.watchers.setdefault(run_dir.name, RunWatcher(run_dir)).refresh()
+            watcher = self.watchers.setdefault(run_dir.name, RunWatcher(run_dir))
+            with contextlib.suppress(OSError):  # one bad folder must not hide the others, nor stop the loop
+                watcher.refresh()
 
     def state(self, export_id: str) -> RunState:
         return self.watchers[export_id].state
 
     def folder(self, export_id: str) -> Path:
-        """Where an export goes.
-
-        Raises:
-            ConfigError: its run.json cannot be read.
-        """
+        """Where an export goes; errors as in `job`."""
         return self.job(export_id).folder
 
     def job(self, export_id: str) -> ExportJob:
+        """What an export does.
+
+        Raises:
+            ConfigError: its run.json cannot be read, or is of another kind of job.
+        """
         found = run_folder.read_run(self.watchers[export_id].run_dir).job
-        assert isinstance(found, ExportJob)  # only `start` makes folders there
+        if not isinstance(found, ExportJob):
+            raise ConfigError("export.other_job", export=export_id)
         return found
 
     def start(self, asked: ExportRequest) -> str:
@@ -85,7 +90,7 @@ class ExportControl:
 
     def require_free(self, job: ExportJob) -> None:
         for export_id, watcher in self.watchers.items():
-            if watcher.state.phase.is_active and self.folder(export_id) == job.folder:
+            if watcher.state.phase.is_active and self.job(export_id).folder == job.folder:
                 raise BusyError("export.in_progress", folder=str(job.folder))
 
     def stop(self, export_id: str) -> None:

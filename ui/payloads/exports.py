@@ -5,18 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from trainer_core.config.export_targets import OFFERED_TARGETS
+from trainer_core.config.export_targets import OFFERED_TARGETS, needs_quantiser
+from trainer_core.config.jobs import ExportJob
+from trainer_core.errors import UserError
 from trainer_core.jobs.export_control import ExportControl
 from trainer_core.jobs.lane_choices import lanes_by_name
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.planning import export_cost
 from trainer_core.planning.presets import architecture_for_model, load_catalogue
-from trainer_core.runs import run_folder
 from trainer_core.runs.compare_events import ConfidenceInterval
 from trainer_core.runs.events import Phase
 from trainer_core.runs.export_events import AnswerComparison, CertificateRow
 from trainer_core.runs.run_folder import slugify_name
+from trainer_core.runs.run_state import RunState
 from trainer_core.system.format import format_clock, format_file_size
+from trainer_core.system.llama_quantiser import find_quantiser
 from trainer_core.texts import Text
 from ui.format import page_text
 from ui.payloads.run_settings import display_name
@@ -30,6 +33,9 @@ FORM_LABELS = {
     "gguf:bf16": Text("page.export_forms.gguf_bf16"),
     "gguf:f16": Text("page.export_forms.gguf_f16"),
     "gguf:q8_0": Text("page.export_forms.gguf_q8_0"),
+    "gguf:q6_k": Text("page.export_forms.gguf_q6_k"),
+    "gguf:q5_k_m": Text("page.export_forms.gguf_q5_k_m"),
+    "gguf:q4_k_m": Text("page.export_forms.gguf_q4_k_m"),
 }
 BADGES = {
     Phase.DONE: Text("page.export_states.done"),
@@ -46,7 +52,7 @@ def export_options(supervisor: Supervisor, run_id: str) -> dict[str, Any]:
     lanes = [lane for lane in lanes_by_name(supervisor.registry, run_id).values() if lane.adapter]
     own = [lane.name for lane in supervisor.registry.run_lanes(run_id) if lane.adapter]
     out = supervisor.workspace.exports
-    sizes = target_sizes(supervisor, run_id)
+    sizes, quantiser = target_sizes(supervisor, run_id), find_quantiser()
     return {
         "lanes": [lane.name for lane in lanes],
         "lane": own[-1] if own else "",
@@ -58,6 +64,7 @@ def export_options(supervisor: Supervisor, run_id: str) -> dict[str, Any]:
                 "key": key,
                 "label": str(FORM_LABELS[key]),
                 "size": format_file_size(sizes[key]) if key in sizes else "",
+                "missing": needs_quantiser(key) and not quantiser,
             }
             for key in OFFERED_TARGETS
         ],
@@ -78,17 +85,26 @@ def target_sizes(supervisor: Supervisor, run_id: str) -> dict[str, int]:
 
 def exports_payload(exports: ExportControl) -> list[dict[str, Any]]:
     """The newest exports, newest first."""
-    return [export_row(exports, name) for name in sorted(exports.watchers, reverse=True)[:MAX_SHOWN]]
+    return [safe_row(exports, name) for name in sorted(exports.watchers, reverse=True)[:MAX_SHOWN]]
 
 
-def export_row(exports: ExportControl, export_id: str) -> dict[str, Any]:
-    state, job = exports.state(export_id), run_folder.read_run(exports.watchers[export_id].run_dir).job
+def safe_row(exports: ExportControl, export_id: str) -> dict[str, Any]:
+    """The row of an export; if its run.json cannot be read, the reason."""
+    try:
+        return export_row(exports.state(export_id), exports.job(export_id))
+    except UserError as error:
+        lost = {"folder": "", "lane": "", "part": "", "left": "", "share": 0, "forms": [], "active": False}
+        state = {"badge": str(BADGES[Phase.FAILED]), "tone": "bad", "resumable": False, "error": str(error)}
+        return {"id": export_id, "name": export_id, **lost, **state}
+
+
+def export_row(state: RunState, job: ExportJob) -> dict[str, Any]:
     at = state.exporting if state.phase.is_active else None
     return {
-        "id": export_id,
-        "name": getattr(job, "name", export_id),
-        "folder": str(getattr(job, "folder", "")),
-        "lane": job.lane.name if job.kind == "export" else "",
+        "id": state.id,
+        "name": job.name,
+        "folder": str(job.folder),
+        "lane": job.lane.name,
         "active": state.phase.is_active,
         "badge": str(BADGES.get(state.phase, WORKING)),
         "tone": "busy" if state.phase.is_active else TONES.get(state.phase, "plain"),
