@@ -110,6 +110,21 @@ def test_charts_speak(train: Page) -> None:
     assert "−80" in words and not re.search(r"(?<![\w−])-\d", words), "real minus signs"
 
 
+def test_a_share_of_few_held_out_pairs_is_grey_and_says_of_how_many(train: Page) -> None:
+    share = train.locator("figure[data-series='dpo.accuracy'] .caption span")
+    for pairs, tone in ((17, ""), (16, ""), (15, "few")):
+        train.evaluate(
+            """pairs => {
+                const held = window.tunebench.getPart("held_out");
+                held["dpo.held.rows"] = held["dpo.held.rows"].map(([step]) => [step, pairs]);
+                window.tunebench.drawCurves();
+            }""",
+            pairs,
+        )
+        expect(share).to_have_text(re.compile(rf"100 % \({pairs} of {pairs} pairs\)"))
+        assert (share.get_attribute("class") or "") == tone
+
+
 def test_before_the_first_step_it_says_what_it_does_and_charts_to_come_are_one_line(app: App, visit: Visit) -> None:
     page = visit(app)
     run = begin(page, "slow-waits")

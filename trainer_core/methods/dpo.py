@@ -17,6 +17,7 @@ from trainer_core.methods.base import (
     Training,
     UsualRates,
 )
+from trainer_core.system.format import format_rate
 from trainer_core.texts import Text
 
 LossType = Literal[
@@ -71,6 +72,10 @@ CHARTS = (
 EPOCHS = ((base.SMALL_DATASET_ROWS, 2.0), (math.inf, 1.0))
 """(below so many pairs, passes): one, or two when a higher beta and dropout limit overfitting [HF]."""
 RATES = UsualRates(usual=5e-6, small_base=5e-5, stabilised=1e-6, why="5e-6: the usual rate for DPO on adapters")  # [HF]
+RATE_HELP = (
+    f"Typical: {format_rate(RATES.usual)}, ten times the rate of full fine-tuning ({format_rate(RATES.usual / 10)}). "
+    f"A base under 1B that trains a few dozen steps needs more, such as {format_rate(RATES.small_base)}."
+)
 
 
 def recommend_beta(count: int) -> Reasoned:
@@ -159,8 +164,7 @@ class Dpo(Training):  # [DPO]
         loss_steepness=loss_steepness,
     )
 
-    learning_rate: float = Field(default=5e-6, gt=0, le=1, title="Learning rate")  # [HF, TM]
-    """Typical: 5e-6, ten times the rate of full fine-tuning. A base under 1B needs more if it trains a few dozen steps."""
+    learning_rate: float = Field(default=RATES.usual, gt=0, le=1, title="Learning rate", description=RATE_HELP)
     batch_size: int = Field(default=2, ge=1, le=512, title="Batch size")
     """Pairs in memory at once. A pair is two rows, so half of the SFT batch uses the same memory."""
     accumulation: int = Field(default=8, ge=1, le=1024, title="Gradient accumulation")  # [HF: 8 to 16 and more]

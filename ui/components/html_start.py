@@ -10,6 +10,7 @@ from html import escape
 from trainer_core.planning.forecast import Forecast
 from trainer_core.planning.memory_model import MemoryPart, certain_bytes
 from trainer_core.system.format import GIB, format_gb
+from trainer_core.texts import Text
 from ui.format import page_text, setting_label
 from ui.payloads.memory_fit import FIT_MARKS, MemorySlider
 
@@ -34,10 +35,15 @@ def render_plan(lines: Sequence[PlanLine], notes: Sequence[str] = ()) -> str:
     return f'<section class="card plan"><h2>{title}</h2><ol>{rows}</ol><ul class="reasons">{more}</ul></section>'
 
 
-def render_data_facts(facts: Sequence[str], notes: Sequence[str]) -> str:
-    """Facts about the data, and notes on dropped rows."""
+HARMLESS_NOTES = frozenset({"selection.held_out"})
+"""Codes of notes on the data that need nobody's attention; all others are warnings."""
+
+
+def render_data_facts(facts: Sequence[str], notes: Sequence[Text]) -> str:
+    """Facts about the data, and notes on its rows."""
     good = "".join(f'<li class="ok">{escape(fact)}</li>' for fact in facts)
-    more = "".join(f'<li class="warn">{escape(note)}</li>' for note in notes)
+    tones = ("told" if note.code in HARMLESS_NOTES else "warn" for note in notes)
+    more = "".join(f'<li class="{tone}">{escape(str(note))}</li>' for tone, note in zip(tones, notes, strict=True))
     preview = page_text("start_tab.preview_data")
     return f'<ul class="checked">{good}{more}</ul><button class="link" data-preview>{preview}</button>'
 

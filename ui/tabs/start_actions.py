@@ -108,7 +108,7 @@ class StartActions:
         found, known = self.tokenized_counts(recipe), self.stage_speeds(recipe)
         memory, train = self.memory_update(recipe)
         return StartView(
-            facts=render_data_facts(describe_data(found), [str(note) for note in found.notes]),
+            facts=render_data_facts(describe_data(found), found.notes),
             plan=self.plan_card(recipe, found, known),
             goal=self.goal_update(recipe, found, known),
             stored=recipe.model_dump(mode="json"),

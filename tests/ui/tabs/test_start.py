@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -24,9 +25,10 @@ from trainer_core.runs import run_folder
 from trainer_core.runs.event_log import EventLog
 from trainer_core.runs.events import Phase, RunEnded, Stage, TrainStep
 from trainer_core.runs.workspace import Workspace
-from trainer_core.system.format import GIB, format_gb
+from trainer_core.system.format import GIB, format_gb, format_rate
 from trainer_core.system.hardware import Cpu, Machine
-from ui.components.html_start import render_memory
+from trainer_core.texts import Text
+from ui.components.html_start import render_data_facts, render_memory
 from ui.payloads import memory_fit
 from ui.payloads.model_choices import GOALS, ModelChoices, free_gib
 from ui.payloads.row_counts import count_data_rows
@@ -306,13 +308,31 @@ def test_reasons_are_made_from_the_values_that_stand_there(supervisor: Superviso
     told = memory_fit.build_forecast(supervisor, CARD.catalogue, wanted, count_data_rows(wanted))
     assert not isinstance(told, str)
     why = {one.key: one.why for one in told.values if not one.chosen}
-    assert why.get("sft.accumulation", "4 × 1 = 4 for each step") == "4 × 1 = 4 for each step"
+    assert why["sft.accumulation"] == "4 × 1 = 4 for each step"
     assert dependent_reason(wanted, "sft.accumulation") == "4 × 1 = 4 for each step"
     assert dependent_reason(Recipe(), "dpo.accumulation").endswith("= 16 for each step, the size LoRA learns well with")
     assert (
         dependent_reason(wanted, "lora.alpha") == "alpha 32: the update is scaled by 2"
         and dependent_reason(wanted, "lora.rank") == ""
     )
+
+
+def test_the_help_of_dpos_rate_names_the_rates_that_are_proposed() -> None:
+    field, rates = STAGE_SETTINGS["dpo"].model_fields["learning_rate"], METHODS["dpo"].rates
+    named = re.findall(r"\d+(?:\.\d+)?e-\d+", field.description or "")
+    assert named == [format_rate(rate) for rate in (field.default, rates.usual / 10, rates.small_base)]
+
+
+NOTES = (
+    (Text("selection.held_out", rows=4, total=40, what=Text("selection.pairs")), "told"),
+    (Text("selection.none_held_out", total=4, what=Text("selection.pairs")), "warn"),
+    (Text("selection.same_prompt", rows=1, total=40, what=Text("selection.pairs")), "warn"),
+)
+
+
+def test_that_rows_are_held_out_is_no_warning() -> None:
+    page = render_data_facts(["40 pairs"], [note for note, _ in NOTES])
+    assert re.findall(r'<li class="(\w+)">', page) == ["ok", *(tone for _, tone in NOTES)]
 
 
 def test_a_method_that_is_not_trained_changes_no_goal() -> None:
