@@ -10,6 +10,7 @@ from pathlib import Path
 from reliability.harness.claim import Proof, TrialCount, count_trials
 from tests.support.app_process import App
 from tests.support.web_attacks import (
+    COOKIES,
     ENDLESS,
     HOSTS,
     ORIGINS,
@@ -24,8 +25,8 @@ from tests.support.web_attacks import (
 QUESTION = (
     "8 origins × 6 hosts × 5 content types on every route and method of the app, each with the key in its cookie: is all refused "
     "but what our own page sends to our own address? The same where the browser says that another site began the request, and "
-    "with five cookies that are not the key. The control is our own page: only what is asked about differs, and it must get in, "
-    "or a door that refuses everything would pass."
+    "with five cookies that are not the key. Is the key found among the cookies of other programs at this address? The control "
+    "is our own page: only what is asked about differs, and it must get in, or a door that refuses everything would pass."
 )
 SITES, MODES = ("cross-site", "same-site", "none of these"), ("navigate", "no-cors", "cors")
 """What a browser may write into Sec-Fetch-Site and Sec-Fetch-Mode for a page that is not ours."""
@@ -52,6 +53,12 @@ def run(folder: Path, quick: bool) -> Iterator[Proof]:
         control = [get_status(app.port, route, own) for route in routes if is_ending_route(route)]
         yield prove_refused("No request that another site began gets in", other_sites(app, routes, key, quick), control)
         yield prove_refused("Nobody gets in without the key", without_key(app, routes, key, quick), control)
+        yield Proof(
+            "The key gets in among other programs' cookies",
+            count_trials(list(among_neighbours(app, routes, key, quick))),
+            "the same cookies without the key",
+            count_trials(list(among_neighbours(app, routes, "", quick))),
+        )
 
 
 def prove_refused(claim: str, found: Iterator[str], control: Sequence[int]) -> Proof:
@@ -82,6 +89,15 @@ def without_key(app: App, routes: Sequence[Route], key: str, quick: bool) -> Ite
     for route, cookie in list(product(closed, cookies))[:: 7 if quick else 1]:
         asked = request_headers(app.port, cookie, None, "own", "application/json")
         yield find_violation(app.port, route, asked, (NO_KEY,))
+
+
+def among_neighbours(app: App, routes: Sequence[Route], key: str, quick: bool) -> Iterator[str]:
+    """The questions of our own page in which no key was found: it stands between cookies of other programs."""
+    closed = [route for route in routes if is_ending_route(route) and route not in WITHOUT_KEY]
+    for route, cookie in list(product(closed, COOKIES))[:: 7 if quick else 1]:
+        asked = request_headers(app.port, "; ".join(filter(None, (cookie, key, cookie))), None, "own", "")
+        status = get_status(app.port, route, asked)
+        yield f"{' '.join(route)}, {cookie!r}: {status}" if status == NO_KEY else ""
 
 
 def is_ending_route(route: Route) -> bool:

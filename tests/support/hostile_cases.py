@@ -25,6 +25,7 @@ from starlette.datastructures import Headers
 
 import app
 from tests.support.faults import run_with_fault
+from tests.support.web_attacks import COOKIES
 from trainer_core.config.jobs import TrainJob
 from trainer_core.config.recipe import Recipe
 from trainer_core.errors import UserError
@@ -50,11 +51,6 @@ DIVERGED = (
 """Four sound steps of DPO, then what a run writes that has gone wrong."""
 HALF = '{"kind": "Noted", "text": "half a \\ud83d of a pair"}'
 NO_EVENTS = ('{"kind": {"a": 1}}', '{"kind": ["Step"]}', '["kind"]', '{"kind": null}', '{"a":' * 3000, "[" * 5000)
-COOKIES = (
-    'theme={"dark":true,"sizes":[1,2]}', "name=Jané Doe", "a@b=1", "list=[1]", 'lone="', "spaced key=1", "=", "a,b;;c",
-    "x={'y': 1}", "tunebench=old", "Ünicode=ü", "path=/a/b?c=d&e", "tab=a\tb",
-)  # fmt: skip
-"""Of other programs on this computer, as they stand in a request."""
 
 
 @contextmanager

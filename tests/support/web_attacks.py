@@ -83,6 +83,13 @@ def login_cookie(served: App, kept: dict[int, str] = {}) -> str:  # noqa: B006  
     return kept[served.port]
 
 
+COOKIES = (
+    'theme={"dark":true,"sizes":[1,2]}', "name=Jané Doe", "a@b=1", "list=[1]", 'lone="', "spaced key=1", "=", "a,b;;c",
+    "x={'y': 1}", "tunebench=old", "Ünicode=ü", "path=/a/b?c=d&e", "tab=a\tb",
+)  # fmt: skip
+"""Of other programs on this computer, as they stand in a request."""
+
+
 def send_attack(
     port: int,
     method: str,
