@@ -41,7 +41,8 @@ def run(folder: Path, quick: bool) -> Iterator[Proof]:
     for fault, claim in (("kill", "Killed"), ("enospc", "Disk full")):
 
         def export(out: Path) -> Work:
-            return partial(export_case.run_export, folder, whole.model_copy(update={"out": str(out)}))
+            job = whole.model_copy(update={"out": str(out)})
+            return partial(export_case.run_export, folder, job, run_dir=export_case.make_run(folder, job))
 
         def copy(out: Path) -> Work:
             return partial(copy_in_place, whole.folder, out / whole.name)
@@ -59,9 +60,10 @@ def try_points(
     trials, point, through = list[str](), 1, False
     while not through:
         out = folder / str(point)
-        through = run_with_fault(work(out), f"{fault}:{point}") == 0
+        task = work(out)
+        through = run_with_fault(task, f"{fault}:{point}") == 0
         wrong = describe_fault(out / job.name, wanted, through)
-        if not wrong and not through and run_with_fault(work(out)) != 0:
+        if not wrong and not through and run_with_fault(task) != 0:
             wrong = "the next try failed"
         wrong = wrong or describe_fault(out / job.name, wanted, True)
         trials.append(f"{fault} at {point}: {wrong}" if wrong else "")

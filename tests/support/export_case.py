@@ -77,9 +77,15 @@ def export_job(folder: Path, lane: Lane, targets: Sequence[str], **changes: Any)
     return ExportJob.model_validate(values | changes)
 
 
-def run_export(folder: Path, job: ExportJob, say: Callable[[Event], None] = lambda event: None) -> Phase:
-    """The job in this process; `say` hears its events and may raise."""
-    run_dir = run_folder.create_run(Workspace(folder).export_jobs, job, job.name)
+def make_run(folder: Path, job: ExportJob) -> Path:
+    return run_folder.create_run(Workspace(folder).export_jobs, job, job.name)
+
+
+def run_export(
+    folder: Path, job: ExportJob, say: Callable[[Event], None] = lambda event: None, run_dir: Path | None = None
+) -> Phase:
+    """The job in this process, in a new run folder or once more in one; `say` hears its events and may raise."""
+    run_dir = run_dir or make_run(folder, job)
     with EventLog(run_dir / "events.jsonl") as log:
 
         def emit(event: Event) -> None:

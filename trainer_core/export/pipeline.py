@@ -28,6 +28,7 @@ from trainer_core.runs.control import StopRequests
 from trainer_core.runs.event_log import EventLog
 from trainer_core.runs.events import Phase, PhaseChanged
 from trainer_core.runs.export_events import CertificateRow, ExportFinished, ExportPart
+from trainer_core.runs.run_state import read_run_state
 from trainer_core.runs.workspace import Workspace
 from trainer_core.texts import Text
 
@@ -46,6 +47,8 @@ def export(job: ExportJob, run_dir: Path, emit: EventLog, wants: StopRequests) -
         DiskError: too little space, or the name is taken.
     """
     staging = ExportStaging(job.folder, hash_source(job))
+    if read_run_state(run_dir).exported and staging.is_published():
+        return Phase.DONE
     staging.begin()
     try:
         base = fetch_base(job, run_dir, emit)
@@ -56,11 +59,10 @@ def export(job: ExportJob, run_dir: Path, emit: EventLog, wants: StopRequests) -
         emit(PhaseChanged(Phase.SAVING, Text("export.writing")))
         for target in parts:
             make_part(context, target)
-        finished = certify(context)
+        emit(certify(context))
         staging.publish([*(part_name(job, target) for target in job.targets), CERTIFICATE, PAGE])
     except ExportStopped:
         return Phase.STOPPED
-    emit(finished)
     return Phase.DONE
 
 

@@ -49,6 +49,16 @@ class ExportStaging:
             for left in self.folder.glob(".building-*" if self.parts() else "*"):
                 durable.remove_path(left)
 
+    def is_published(self) -> bool:
+        """Is the target this export, whole? A worker may be killed between the renaming and its last event."""
+        try:
+            found = ExportManifest.model_validate_json((self.target / MANIFEST).read_bytes())
+        except (OSError, ValidationError):
+            return False
+        held = {name: file for files in found.parts.values() for name, file in files.items()}
+        there = {name: file for name, file in fingerprints(self.target, self.target).items() if name != MANIFEST}
+        return found.made_from == self.made_from and held == there
+
     def path(self, part: str) -> Path:
         return self.folder / part
 
