@@ -8,7 +8,7 @@ from trainer_core.config.recipe import METHODS, STAGE_SETTINGS, Data, Lora, Reci
 from trainer_core.errors import ConfigError
 from trainer_core.methods.dpo import Dpo
 from trainer_core.methods.sft import Sft
-from trainer_core.schema import StrictModel, describe_validation_error, parse_values
+from trainer_core.schema import StrictModel, describe_validation_error, parse_values, read_toml
 from trainer_core.texts import Text
 
 MODELS = [Lora, Sft, Dpo, Sampling, Data, Recipe]
@@ -73,6 +73,9 @@ def test_relative_paths_are_taken_from_the_recipe(tmp_path: Path) -> None:
         (b'model = "C:\\models"', "toml.backslash", "line 1"),
         (b'name = "\xff"', "toml.not_utf8", "invalid start byte"),
         (None, "toml.not_read", "No such file"),
+        (b"[data]\na" + b".a" * 50 + b" = 1", "toml.long_key", "50 parts"),
+        (b'[a."b c" ' + b'. "b c"' * 60 + b"]", "toml.long_key", "50 parts"),
+        (b"# a word\na" + b".a" * 100_000 + b" = 1", "toml.long_key", "50 parts"),
     ],
 )
 def test_an_unreadable_recipe_says_where(tmp_path: Path, content: bytes | None, code: str, words: str) -> None:
@@ -82,6 +85,13 @@ def test_an_unreadable_recipe_says_where(tmp_path: Path, content: bytes | None, 
     with pytest.raises(ConfigError, match=words) as caught:
         read_recipe(path)
     assert caught.value.text.code == code
+
+
+def test_dots_in_texts_are_no_long_key(tmp_path: Path) -> None:
+    dots = ".a" * 200
+    path = tmp_path / "r.toml"
+    path.write_text(f'# {dots}\na = """\n{dots}"""\nb = \'{dots}\'  # {dots}\n')
+    assert read_toml(path) == {"a": dots, "b": dots}
 
 
 def test_effective_batch_is_sixteen_by_default() -> None:
