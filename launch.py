@@ -1,8 +1,8 @@
 """Sets Tunebench up and starts it. This file has the commands and how each is started; launcher/ does the set-up.
 
     python launch.py [--no-browser] [--lan] [--port N] [--workspace DIR]   the app
-    python launch.py test [pytest arguments]                         all checks and tests
-    python launch.py demo | train RECIPE.toml | compare | ...        the command line, `python -m trainer_core`
+    python launch.py test [pytest arguments]                               all checks and tests
+    python launch.py [--workspace DIR] demo | train RECIPE.toml | ...      the command line, `python -m trainer_core`
     python launch.py setup                   set up, start nothing
     python launch.py update                  fetch the newest Tunebench with git, then set up; the workspace stays
     python launch.py info [--trial]          versions, card, driver and the last error in one block to paste
@@ -93,6 +93,8 @@ def update_and_set_up(options: argparse.Namespace) -> int:
 
 VENVLESS_COMMANDS = {"info": print_info, "shortcut": add_shortcut, "update": update_and_set_up}
 """Commands that need no .venv, and no part of Tunebench but launcher/."""
+WITHOUT_WORKSPACE = ("setup", "shortcut", "test", "update")
+"""Commands that read and write no workspace."""
 
 
 def parse_arguments(given: list[str]) -> argparse.Namespace:
@@ -106,11 +108,23 @@ def parse_arguments(given: list[str]) -> argparse.Namespace:
     parser.add_argument("command", nargs="?", help="test, demo, train, compare, ...; without one the app starts")
     parser.add_argument("rest", nargs=argparse.REMAINDER, help="the command's own arguments")
     options = parser.parse_args(given)
-    if options.command and app_flags(options) and not (options.command == "info" and options.workspace):
-        parser.error(
-            f"{', '.join(SWITCHES)}, --port and --workspace are the app's; {options.command} takes its own after its name"
-        )
+    if problem := find_misplaced_option(options):
+        parser.error(problem)
     return options
+
+
+def find_misplaced_option(options: argparse.Namespace) -> str:
+    """Which option stands where it has no effect, and where it belongs; empty if none does."""
+    command = options.command
+    if not command:
+        return ""
+    if app_flags(options):
+        return f"{', '.join(SWITCHES)} and --port are the app's; {command} takes its own options after its name"
+    if command in WITHOUT_WORKSPACE:
+        return f"{command} uses no workspace; leave --workspace out" if options.workspace else ""
+    if any(word.split("=")[0] == "--workspace" for word in options.rest):
+        return f"--workspace comes before the command: `python launch.py --workspace DIR {command}`"
+    return ""
 
 
 def target_command(options: argparse.Namespace, device: str) -> list[str]:
@@ -118,16 +132,18 @@ def target_command(options: argparse.Namespace, device: str) -> list[str]:
     if options.command == "test":
         return [ISOLATED_FLAG, "-m", "tools.check", *options.rest]
     if options.command:
-        return [ISOLATED_FLAG, "-m", "trainer_core", options.command, *options.rest]
-    return [str(ROOT / "app.py"), "--device", device, *app_flags(options)]
+        return [ISOLATED_FLAG, "-m", "trainer_core", *workspace_flag(options), options.command, *options.rest]
+    return [str(ROOT / "app.py"), "--device", device, *app_flags(options), *workspace_flag(options)]
 
 
 def app_flags(options: argparse.Namespace) -> list[str]:
     given = vars(options)
     flags = [switch for switch in SWITCHES if given[switch.strip("-").replace("-", "_")]]
-    for name, value in (("--port", options.port), ("--workspace", options.workspace)):
-        flags += [name, value] if value else []
-    return flags
+    return flags + (["--port", options.port] if options.port else [])
+
+
+def workspace_flag(options: argparse.Namespace) -> list[str]:
+    return ["--workspace", options.workspace] if options.workspace else []
 
 
 def replace_process(command: list[str], env: Mapping[str, str]) -> int:

@@ -15,12 +15,14 @@ from typing import Any
 
 import pytest
 
+import launch
 from launcher import SetupError, info, shortcut
 from launcher.nvidia_driver import DriverGpu, NvidiaDriver
 from launcher.paths import ROOT
 from launcher.system import System
 from launcher.update import pull_update
 from launcher.version import read_commit, read_version
+from trainer_core.cli.commands import build_cli_parser
 from trainer_core.runs.event_log import EventLog
 from trainer_core.runs.events import RunFailed
 
@@ -32,6 +34,32 @@ def test_the_version_has_one_place() -> None:
     shown = subprocess.run([sys.executable, ROOT / "launch.py", "--version"], capture_output=True, text=True)
     assert shown.stdout == f"Tunebench {read_version()}\n"
     assert read_version(ROOT / "nowhere") == "unknown"
+
+
+# ---- the workspace of a command
+
+
+def test_a_command_takes_the_workspace_that_stands_before_it(tmp_path: Path) -> None:
+    arguments = ["--workspace", str(tmp_path), "demo"]
+    command = launch.target_command(launch.parse_arguments(arguments), "cpu")
+    assert command[:3] == ["-P", "-m", "trainer_core"]
+    assert build_cli_parser().parse_args(command[3:]).workspace == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("demo --workspace w", "python launch.py --workspace DIR demo"),
+        ("report last --workspace=w", "python launch.py --workspace DIR report"),
+        ("info --workspace w", "python launch.py --workspace DIR info"),
+        ("--workspace w setup", "setup uses no workspace"),
+        ("--workspace w test", "test uses no workspace"),
+    ],
+)
+def test_a_workspace_in_the_wrong_place_is_refused(given: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        launch.parse_arguments(given.split())
+    assert told in capsys.readouterr().err
 
 
 # ---- info
