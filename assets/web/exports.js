@@ -1,7 +1,7 @@
 // Exports: the form below a run, and the list of exports with their progress and certificates.
 (() => {
-  const app = window.tunebench, { byId, makeNode } = app.tools;
-  const COLUMNS = ["form", "size", "answers", "divergence", "kept", "verdict"], CHOSEN = "tunebench.export-forms";
+  const app = window.tunebench, { byId, makeNode, setText } = app.tools;
+  const CHOSEN = "tunebench.export-forms";
   app.renderers.exports = ["exports", drawExports];
 
   const rememberedForms = () => JSON.parse(localStorage.getItem(CHOSEN) ?? '["gguf:q8_0"]');
@@ -9,6 +9,8 @@
   // ---- the form
 
   app.makeExportForm = (run, options, close) => {
+    const cancel = makeNode("button", { type: "button", class: "button small", onclick: close }, pageText("exports.cancel"));
+    if (options.problem) return makeNode("div", {}, makeNode("p", { class: "warn", role: "alert" }, options.problem), cancel);
     const lane = makeNode("select", {}, ...options.lanes.map((name) => makeNode("option", { value: name, selected: name === options.lane }, name)));
     const forms = rememberedForms();
     const boxes = options.targets.map((target) => makeNode("input", { type: "checkbox", value: target.key, checked: forms.includes(target.key) && !target.missing, disabled: target.missing }));
@@ -32,16 +34,27 @@
       makeNode("label", {}, `${pageText("exports.name")} `, name),
       makeNode("label", {}, `${pageText("exports.folder")} `, out, makeNode("span", { class: "quiet" }, ` ${pageText("exports.free", { free: options.free })}`)),
       problem,
-      makeNode("p", { class: "buttons" }, makeNode("button", { class: "button small" }, pageText("exports.start")), makeNode("button", { type: "button", class: "button small", onclick: close }, pageText("exports.cancel"))));
+      makeNode("p", { class: "buttons" }, makeNode("button", { class: "button small" }, pageText("exports.start")), cancel));
   };
 
   const exportName = (run, lane) => `${run}-${lane.toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-|-$/g, "")}`.slice(0, 64);
 
   // ---- the list
 
+  const drawn = new Map(); // export → { key, node }: an export at work changes every second, and what a person does in it stays
+
   function drawExports(exports, place) {
     place.hidden = !exports.length;
-    byId("export-list").replaceChildren(...exports.map(makeExport));
+    const nodes = exports.map(updateExport), list = byId("export-list");
+    if (nodes.length !== list.children.length || nodes.some((node, index) => node !== list.children[index])) list.replaceChildren(...nodes);
+  }
+
+  function updateExport(one) {
+    const key = JSON.stringify({ ...one, part: !!one.part, share: 0, left: "" });
+    if (drawn.get(one.id)?.key !== key) drawn.set(one.id, { key, node: makeExport(one) });
+    const { node } = drawn.get(one.id);
+    if (one.part) showProgress(node, one);
+    return node;
   }
 
   function makeExport(one) {
@@ -54,15 +67,17 @@
           ...(one.active ? [makeButton("exports.stop", "stopexport")] : []),
           ...(one.resumable ? [makeButton("exports.go_on", "resumeexport")] : []),
           ...(one.forms.length ? [makeButton("exports.open_folder", "openexport")] : []))),
-      ...(one.part ? [makeProgress(one)] : []),
+      ...(one.part ? [makeNode("div", { class: "bar", role: "progressbar", "aria-valuemin": 0, "aria-valuemax": 100 }, makeNode("i", {})), makeNode("p", { class: "quiet part" })] : []),
       ...(one.error ? [makeNode("p", { class: "warn", role: "alert" }, one.error)] : []),
       ...(one.forms.length ? [makeCertificate(one)] : []));
   }
 
-  function makeProgress(one) {
-    const bar = makeNode("div", { class: "bar", role: "progressbar", "aria-label": one.part, "aria-valuenow": Math.round(100 * one.share), "aria-valuemin": 0, "aria-valuemax": 100 }, makeNode("i", {}));
+  function showProgress(node, one) {
+    const bar = node.querySelector(".bar");
+    bar.setAttribute("aria-label", one.part);
+    bar.setAttribute("aria-valuenow", Math.round(100 * one.share));
     bar.firstChild.style.width = `${100 * one.share}%`;
-    return makeNode("div", {}, bar, makeNode("p", { class: "quiet" }, [one.part, one.left].filter(Boolean).join(" · ")));
+    setText(node.querySelector(".part"), [one.part, one.left].filter(Boolean).join(" · "));
   }
 
   function makeCertificate(one) {
@@ -70,12 +85,12 @@
       ...[form.size, form.answers, form.kl, form.kept].map((text) => makeNode("td", { class: "num" }, text)),
       makeNode("td", {}, makeNode("span", { class: "badge", "data-tone": form.tone }, form.verdict)));
     return makeNode("div", { class: "tablewrap", tabindex: 0, role: "region", "aria-label": one.name },
-      makeNode("table", {}, makeNode("thead", {}, makeNode("tr", {}, ...COLUMNS.map((column) => makeNode("th", { scope: "col" }, columnText(column))))), makeNode("tbody", {}, ...one.forms.map(makeRow))),
+      makeNode("table", {}, makeNode("thead", {}, makeNode("tr", {}, ...columnTitles().map((title) => makeNode("th", { scope: "col" }, title)))), makeNode("tbody", {}, ...one.forms.map(makeRow))),
       makeNode("p", { class: "quiet small" }, one.folder));
   }
 
-  const columnText = (column) => ({
-    form: pageText("exports.form"), size: pageText("exports.size"), answers: pageText("exports.answers"),
-    divergence: pageText("exports.divergence"), kept: pageText("exports.kept"), verdict: pageText("exports.verdict"),
-  })[column];
+  const columnTitles = () => [
+    pageText("exports.form"), pageText("exports.size"), pageText("exports.answers"),
+    pageText("exports.divergence"), pageText("exports.kept"), pageText("exports.verdict"),
+  ];
 })();

@@ -122,8 +122,9 @@
 
   async function openExport(run, lane) {
     const options = await app.loadExportOptions(run.id);
-    if (!options) return;
-    showBelow(run, app.makeExportForm(run, { ...options, lane: options.lanes.includes(lane) ? lane : options.lane }, () => showBelow(run, null)));
+    if (!options) return; // the app is gone, which the page says elsewhere
+    const chosen = options.lanes?.includes(lane) ? { ...options, lane } : options;
+    showBelow(run, app.makeExportForm(run, chosen, () => showBelow(run, null)));
     entries.get(run.id).more.scrollIntoView({ block: "center" });
   }
 

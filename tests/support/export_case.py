@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from trainer_core.runs import run_folder
 from trainer_core.runs.control import StopRequests
 from trainer_core.runs.event_log import EventLog
 from trainer_core.runs.events import Event, Phase
+from trainer_core.runs.export_events import ExportProgress
+from trainer_core.runs.progress import ProgressTracker
 from trainer_core.runs.workspace import Workspace
 
 WORDS = ("river", "stone", "cloud", "bread", "lamp", "field", "glass", "wheel", "paper", "salt")
@@ -92,11 +95,13 @@ def run_export(
             log(event)
             say(event)
 
-        return pipeline.export(job, run_dir, emit, StopRequests())  # type: ignore[arg-type]
+        return pipeline.export_lane(job, run_dir, emit, StopRequests())  # type: ignore[arg-type]
 
 
 def open_context(job: ExportJob) -> ExportContext:
     """The parts of a job, to be made one by one."""
-    staging = ExportStaging(job.folder, pipeline.hash_source(job))
+    base = Path(job.model)
+    staging = ExportStaging(job.folder, pipeline.hash_source(job, base))
     staging.begin()
-    return ExportContext(job, Path(job.model), "", staging, lambda event: None, StopRequests(), len(job.targets))
+    tracker = ProgressTracker(ExportProgress, lambda event: None, threading.Event())
+    return ExportContext(job, base, "", staging, lambda event: None, tracker)

@@ -1,18 +1,18 @@
 """An export that writes no model: the events of a real one. A job whose name has `red` in it fails as one that reads prompts
-differently; one with `holds` waits in its second part until it is stopped."""
+differently, one with `full` as on a full disk; one with `holds` waits in its first part until it is stopped."""
 
 from __future__ import annotations
 
 import time
 
 from trainer_core.config.jobs import ExportJob
-from trainer_core.errors import ModelError
+from trainer_core.errors import DiskError, ModelError
 from trainer_core.runs.compare_events import ConfidenceInterval
 from trainer_core.runs.control import StopRequests
 from trainer_core.runs.event_log import EventLog
 from trainer_core.runs.events import Phase, PhaseChanged
 from trainer_core.runs.export_events import AnswerComparison, CertificateRow, ExportFinished, ExportProgress
-from trainer_core.texts import Text
+from trainer_core.texts import Text, verbatim
 
 KEPT = {"merged": ConfidenceInterval(0.988, 0.986, 0.989, 48), "gguf:q8_0": ConfidenceInterval(1.002, 1.0, 1.004, 48)}
 
@@ -28,6 +28,8 @@ def play_export(job: ExportJob, emit: EventLog, wants: StopRequests, pause: floa
                 time.sleep(0.01)
             if wants.should_stop:
                 return Phase.STOPPED
+    if "full" in job.name:
+        raise DiskError(verbatim("There is no room."))
     if "red" in job.name:
         raise ModelError("export.other_tokens", form=job.targets[-1])
     job.folder.mkdir(parents=True)

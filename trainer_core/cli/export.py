@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from trainer_core.cli import terminal
-from trainer_core.config.export_targets import EXPORT_TARGETS
+from trainer_core.config.export_targets import OFFERED_TARGETS
 from trainer_core.config.jobs import Lane
 from trainer_core.errors import ConfigError
+from trainer_core.evaluation.score_table import KEPT_FORMAT, format_measure
 from trainer_core.jobs.export_control import ExportRequest
 from trainer_core.jobs.lane_choices import lanes_by_name, step_lane_name
 from trainer_core.jobs.supervisor import Supervisor
@@ -23,12 +23,12 @@ from trainer_core.system.project import expand_home
 from trainer_core.texts import Text
 
 REFRESH_SECONDS = 0.3
-SHORT_GGUF = "gguf"
+GGUF_PREFIX = "gguf:"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("id", help="the run's id, or 'last'")
-    known = ", ".join(EXPORT_TARGETS)
+    known = ", ".join(OFFERED_TARGETS)
     parser.add_argument("--to", default="gguf:q8_0", metavar="FORMS", help=f"with commas between: {known}")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--stage", help="the stage whose adapter is exported; without it the last one")
@@ -48,13 +48,12 @@ def run_export(supervisor: Supervisor, run_id: str, args: argparse.Namespace) ->
     return follow_export(supervisor, export_id)
 
 
-def split_targets(text: str) -> Sequence[str]:
+def split_targets(text: str) -> list[str]:
     """`adapter,gguf:q8_0,bf16`: a form after a comma may leave out the `gguf:` that it shares with the one before."""
-    targets, before = list[str](), ""
-    for one in text.split(","):
-        target = one if one in EXPORT_TARGETS or not before else f"{before}:{one}"
-        before = SHORT_GGUF if target.startswith(f"{SHORT_GGUF}:") else ""
-        targets.append(target.lower().strip())
+    targets = list[str]()
+    for one in text.lower().replace(" ", "").split(","):
+        follows = bool(targets) and targets[-1].startswith(GGUF_PREFIX)
+        targets.append(f"{GGUF_PREFIX}{one}" if follows and one not in OFFERED_TARGETS else one)
     return targets
 
 
@@ -81,7 +80,7 @@ def follow_export(supervisor: Supervisor, export_id: str) -> int:
     while True:
         try:
             supervisor.exports.refresh()
-            state = supervisor.exports.state(export_id)
+            state = supervisor.exports.export_state(export_id)
             if (line := progress_line(state)) != shown:
                 terminal.print_line(shown := line)
             if not state.phase.is_active:
@@ -95,17 +94,14 @@ def progress_line(state: RunState) -> str:
     at = state.exporting
     if at is None:
         return str(state.detail or state.phase.value)
-    share = f"{min(at.done, at.total) / at.total:.0%}" if at.total else ""
     left = f", {format_clock(at.seconds_left)} left" if at.seconds_left else ""
-    return f"[{at.number}/{at.parts}] {at.part} {share}{left}"
+    return f"[{at.number}/{at.parts}] {at.part} {at.done / at.total:.0%}{left}"
 
 
 def print_end(state: RunState) -> int:
-    if state.phase is Phase.FAILED:
-        terminal.print_error(str(state.error))
-        return 1
-    if state.exported is None:
-        terminal.print_line(str(Text("export.stopped_safely")))
+    if state.phase is not Phase.DONE or state.exported is None:
+        stopped = Text("export.stopped_safely")
+        terminal.print_error(str(state.error or (state.detail if state.phase is Phase.PAUSED else stopped)))
         return 1
     for row in state.exported.forms:
         terminal.print_line(row_line(row))
@@ -115,13 +111,11 @@ def print_end(state: RunState) -> int:
 
 def row_line(row: CertificateRow) -> str:
     """One form of the certificate: size, equal answers, KL, and the share of the margin that it keeps."""
-    answers = row.engine_answers or row.answers
-    kl = row.engine_divergence if row.engine_divergence is not None else row.divergence
+    answers, kl = row.served_answers, row.served_divergence
     parts = [f"{row.form:<12}", f"{format_mb(row.bytes):>9}"]
     parts.append(f"{answers.equal}/{answers.count} equal answers" if answers else "answers not checked")
     parts.append(f"KL {kl:.2g}" if kl is not None else "KL not checked")
     if row.kept:
-        low, high = row.kept.ends
-        parts.append(f"keeps {row.kept.value:.0%} of the margin [{100 * low:.0f}, {100 * high:.0f}]")
+        parts.append(f"keeps {format_measure(row.kept, KEPT_FORMAT)} of the margin")
     problem = f" ({row.problem})" if row.problem else ""
     return "  ".join(parts) + f"  {Text(f'verdicts.{row.verdict}')}{problem}"

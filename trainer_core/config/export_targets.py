@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from trainer_core.texts import NO_TEXT, Text
+
 
 @dataclass(frozen=True)
 class ExportTarget:
     """One form of a trained lane.
 
     Attributes:
+        label: its name on the page.
         write: "module:function". The worker imports it and calls it with the export's context and the path to write.
         source: the target that it is made from; it is made first, and removed again if nobody asked for it.
         bits: per weight, for the size and the verdict; 0: the base's own.
@@ -18,6 +21,7 @@ class ExportTarget:
         file_type: llama.cpp's name of the number format, for a GGUF file.
     """
 
+    label: Text
     write: str
     source: str = ""
     bits: float = 0.0
@@ -28,19 +32,22 @@ class ExportTarget:
 GGUF = "trainer_core.export.gguf:write_gguf"
 QUANTISED = "trainer_core.export.quantise:write_quantised"
 """Needs llama.cpp's quantiser. Bits per weight: llama.cpp's own figures for Llama 3.1 8B (tools/quantize/README.md)."""
+FOLDERS = "trainer_core.export.folders"
 EXPORT_TARGETS: Mapping[str, ExportTarget] = {
-    "adapter": ExportTarget("trainer_core.export.folders:write_adapter"),
-    "merged": ExportTarget("trainer_core.export.folders:write_merged", source="adapter"),
-    "merged-f16": ExportTarget("trainer_core.export.folders:write_merged_f16", source="adapter", bits=16),
-    "gguf:bf16": ExportTarget(GGUF, "merged", 16, "-BF16.gguf", "MOSTLY_BF16"),
-    "gguf:f16": ExportTarget(GGUF, "merged-f16", 16, "-F16.gguf", "MOSTLY_F16"),
-    "gguf:q8_0": ExportTarget(GGUF, "merged-f16", 8.5, "-Q8_0.gguf", "MOSTLY_Q8_0"),
-    "gguf:q6_k": ExportTarget(QUANTISED, "gguf:f16", 6.56, "-Q6_K.gguf", "Q6_K"),
-    "gguf:q5_k_m": ExportTarget(QUANTISED, "gguf:f16", 5.70, "-Q5_K_M.gguf", "Q5_K_M"),
-    "gguf:q4_k_m": ExportTarget(QUANTISED, "gguf:f16", 4.89, "-Q4_K_M.gguf", "Q4_K_M"),
+    "adapter": ExportTarget(Text("page.export_forms.adapter"), f"{FOLDERS}:write_adapter"),
+    "merged": ExportTarget(Text("page.export_forms.merged"), f"{FOLDERS}:write_merged", "adapter"),
+    "merged-f16": ExportTarget(NO_TEXT, f"{FOLDERS}:write_merged_f16", "adapter", 16),
+    "gguf:bf16": ExportTarget(Text("page.export_forms.bf16"), GGUF, "merged", 16, "-BF16.gguf", "MOSTLY_BF16"),
+    "gguf:f16": ExportTarget(Text("page.export_forms.f16"), GGUF, "merged-f16", 16, "-F16.gguf", "MOSTLY_F16"),
+    "gguf:q8_0": ExportTarget(Text("page.export_forms.q8_0"), GGUF, "merged-f16", 8.5, "-Q8_0.gguf", "MOSTLY_Q8_0"),
+    "gguf:q6_k": ExportTarget(Text("page.export_forms.q6_k"), QUANTISED, "gguf:f16", 6.56, "-Q6_K.gguf", "Q6_K"),
+    "gguf:q5_k_m": ExportTarget(Text("page.export_forms.q5_k_m"), QUANTISED, "gguf:f16", 5.7, "-Q5_K_M.gguf", "Q5_K_M"),
+    "gguf:q4_k_m": ExportTarget(
+        Text("page.export_forms.q4_k_m"), QUANTISED, "gguf:f16", 4.89, "-Q4_K_M.gguf", "Q4_K_M"
+    ),
 }
-OFFERED_TARGETS = tuple(key for key in EXPORT_TARGETS if key != "merged-f16")
-"""Those that a user is asked about; the rest is only made from, or to be made from."""
+OFFERED_TARGETS = tuple(key for key, target in EXPORT_TARGETS.items() if target.label)
+"""Those that a user is asked about; others are only there to be made from."""
 
 
 def needs_quantiser(target: str) -> bool:

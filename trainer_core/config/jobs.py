@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from trainer_core.config.export_targets import EXPORT_TARGETS
+from trainer_core.config.export_targets import OFFERED_TARGETS
 from trainer_core.config.recipe import Precision, Recipe
+from trainer_core.errors import ConfigError
 from trainer_core.schema import StrictModel
 from trainer_core.texts import Text
 
@@ -73,7 +75,7 @@ class ExportJob(StrictModel):
     model: str
     precision: Precision = "auto"
     lane: Lane
-    targets: tuple[str, ...] = Field(min_length=1, max_length=len(EXPORT_TARGETS))
+    targets: tuple[str, ...] = Field(min_length=1, max_length=len(OFFERED_TARGETS))
     out: str
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     held_out: str = ""
@@ -89,9 +91,19 @@ class ExportJob(StrictModel):
     @classmethod
     def _check_targets(cls, targets: tuple[str, ...]) -> tuple[str, ...]:
         for target in targets:
-            if target not in EXPORT_TARGETS:
-                raise ValueError(Text("export.unknown_target", target=target, known=", ".join(EXPORT_TARGETS)))
+            if target not in OFFERED_TARGETS:
+                raise ValueError(Text("export.unknown_target", target=target, known=", ".join(OFFERED_TARGETS)))
         return tuple(dict.fromkeys(targets))
+
+
+def require_free_name(folder: Path) -> None:
+    """Nothing is ever overwritten by an export.
+
+    Raises:
+        ConfigError: something of that name exists.
+    """
+    if os.path.lexists(folder):
+        raise ConfigError("export.name_taken", folder=str(folder))
 
 
 Job = Annotated[TrainJob | CompareJob | ExportJob, Field(discriminator="kind")]
@@ -117,5 +129,5 @@ class JobKind:
 JOB_KINDS: Mapping[str, JobKind] = {
     "train": JobKind(TrainJob, "trainer_core.training:train", is_detached=True),
     "compare": JobKind(CompareJob, "trainer_core.inference.server:serve", is_detached=False),
-    "export": JobKind(ExportJob, "trainer_core.export.pipeline:export", is_detached=True, needs_device=False),
+    "export": JobKind(ExportJob, "trainer_core.export.pipeline:export_lane", is_detached=True, needs_device=False),
 }

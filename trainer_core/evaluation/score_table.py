@@ -94,7 +94,8 @@ def score_legend(scored: ScoresReady) -> str:
     return " ".join(map(str, told))
 
 
-SHARE_FORMAT = ".0%"
+SHARE_FORMAT, KEPT_FORMAT = ".0%", ".1%"
+"""A share of a count, and a share of an amount, which may be above 1 and has no sample size of its own."""
 """Format of a share of 0 to 1."""
 MEASURES: tuple[tuple[str, Callable[[LaneScore], ConfidenceInterval | None], str], ...] = (
     ("Held-out accuracy", lambda score: score.accuracy, SHARE_FORMAT),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from trainer_core.config.jobs import ExportJob
-from trainer_core.runs.compare_events import ConfidenceInterval
+from trainer_core.evaluation.score_table import KEPT_FORMAT, SHARE_FORMAT, format_measure
 from trainer_core.runs.export_events import AnswerComparison, CertificateRow
 from trainer_core.system.format import format_mb
 from trainer_core.texts import Text
@@ -44,9 +44,9 @@ def render_row(row: CertificateRow) -> str:
         format_words(row),
         format_answers(row.answers),
         format_answers(row.engine_answers),
-        format_number(row.engine_divergence if row.engine_divergence is not None else row.divergence),
-        format_percent(row.accuracy),
-        format_percent(row.kept),
+        format_number(row.served_divergence),
+        format_measure(row.accuracy, SHARE_FORMAT) or "–",
+        format_measure(row.kept, KEPT_FORMAT) or "–",
     )
     verdict = escape(str(Text(f"verdicts.{row.verdict}")))
     told = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
@@ -65,10 +65,3 @@ def format_answers(answers: AnswerComparison | None) -> str:
 
 def format_number(value: float | None) -> str:
     return "–" if value is None else f"{value:.2g}"
-
-
-def format_percent(found: ConfidenceInterval | None) -> str:
-    if found is None:
-        return "–"
-    low, high = found.ends
-    return f"{found.value:.0%} [{100 * low:.0f}, {100 * high:.0f}]"

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import gc
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -18,15 +16,17 @@ from trainer_core.errors import ModelError
 from trainer_core.evaluation.prompts import BUNDLED, load_prompts
 from trainer_core.export import measure
 from trainer_core.export.certificate import compare_answers, margin_kept, mean_divergence, top_divergence
-from trainer_core.export.context import ExportContext, ExportStopped
-from trainer_core.export.llama_child import Rendered
+from trainer_core.export.context import ExportContext
+from trainer_core.export.llama_child import RenderedPrompt
 from trainer_core.export.llama_engine import LlamaEngine, engine_problem
-from trainer_core.export.measure import RenderedPrompt, WeightsUnread
+from trainer_core.export.merge import weight_files
+from trainer_core.export.tensor_file import count_weights
+from trainer_core.inference.answer_likelihoods import BASE, Question, answer_logprobs
 from trainer_core.inference.load import LaneSet, load_lanes
-from trainer_core.inference.progress import ScoringCancelled, ScoringTracker
 from trainer_core.inference.scoring import read_score_pairs
 from trainer_core.runs.compare_events import ScoringProgress
 from trainer_core.runs.export_events import CertificateRow
+from trainer_core.runs.progress import ProgressTracker
 from trainer_core.texts import Text
 
 PROMPTS = 16
@@ -38,30 +38,31 @@ MAX_PAIR_LETTERS = 6_000
 
 @dataclass(frozen=True)
 class LaneReference:
-    """The trained lane: what every form is held against. logprobs: of the next token, along every answer."""
+    """The trained lane: what every form is held against.
+
+    answers: token ids. logprobs: of the next token, along every answer. Preferences: of the held-out pairs.
+    """
 
     conversations: tuple[tuple[Message, ...], ...]
     prompts: tuple[RenderedPrompt, ...]
     special: measure.SpecialTokens
-    answers: measure.ModelAnswers
+    answers: tuple[tuple[int, ...], ...]
     logprobs: tuple[torch.Tensor, ...]
     lane_preferences: tuple[float, ...]
     base_preferences: tuple[float, ...]
 
 
 def certify_forms(context: ExportContext) -> tuple[list[CertificateRow], int]:
-    """A row for every form that the user asked for or that another is made from, and the number of pairs.
+    """A row for every form that the user asked for, and the number of pairs.
 
     Raises:
         ModelError: a form reads prompts differently from training.
-        ExportStopped: the user stopped the export.
+        Cancelled: the user stopped the export.
     """
     pairs = held_out_pairs(context)
-    context.begin(Text("export.measuring", form=context.job.lane.name))
+    context.tracker.begin(Text("export.measuring", form=context.job.lane.name))
     reference = measure_lane(context, pairs)
-    rows = []
-    for target in measured_targets(context.job.targets):
-        rows.append(measure_form(context, target, reference, pairs))
+    rows = [measure_form(context, target, reference, pairs) for target in measured_targets(context.job.targets)]
     return rows, len(pairs)
 
 
@@ -88,19 +89,27 @@ def pair_letters(pair: Pair) -> int:
 
 
 def measure_lane(context: ExportContext, pairs: Sequence[Pair]) -> LaneReference:
-    job = context.job
-    lane = job.lane.model_copy(update={"system": ""})
-    lanes = load_lanes(str(context.base), job.precision, [lane])
-    conversations = prompt_conversations(job.lane)
-    prompts = measure.render_prompts(lanes.tokenizer, conversations)
-    answers = measure.greedy_answers(lanes, prompts, lane.name)
+    """The lane as Compare loads it: the base in the run's precision, with its adapters."""
+    lane = context.job.lane.model_copy(update={"system": ""})
+    lanes = load_lanes(str(context.base), context.job.precision, [lane])
+    conversations = prompt_conversations(context.job.lane)
+    prompts = measure.render_prompts(lanes, conversations)
+    answers = greedy_answers(context, lanes, prompts, lane.name)
     logprobs = tuple(
         measure.next_token_logprobs(lanes, prompt, answer, lane.name) if answer else torch.zeros(0, 1)
-        for prompt, answer in zip(prompts, answers.tokens, strict=True)
+        for prompt, answer in zip(prompts, answers, strict=True)
     )
     judged = score_pairs(context, lanes, pairs, lane.name)
-    special = measure.special_tokens(lanes)
-    return LaneReference(conversations, prompts, special, answers, logprobs, *judged)
+    return LaneReference(conversations, prompts, measure.special_tokens(lanes), answers, logprobs, *judged)
+
+
+def greedy_answers(
+    context: ExportContext, lanes: LaneSet, prompts: Sequence[RenderedPrompt], name: str
+) -> tuple[tuple[int, ...], ...]:
+    cancelled = context.tracker.cancelled
+    found = measure.greedy_answers(lanes, prompts, name, lambda: not cancelled.is_set())
+    context.tracker.add(0)  # raises if it was stopped in between
+    return found
 
 
 def prompt_conversations(lane: Lane) -> tuple[tuple[Message, ...], ...]:
@@ -113,19 +122,17 @@ def prompt_conversations(lane: Lane) -> tuple[tuple[Message, ...], ...]:
 def score_pairs(
     context: ExportContext, lanes: LaneSet, pairs: Sequence[Pair], name: str
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Every pair's preference under the lane and under the base."""
+    """Every pair's preference under the lane and under the base alone."""
     if not pairs:
         return (), ()
 
     def say(at: ScoringProgress) -> None:
-        context.report(at.done, at.total)
+        context.tracker.report(at.done, at.total)
 
-    progress = ScoringTracker(say, threading.Event())
-    try:
-        judged = measure.pair_logprobs(lanes, pairs, progress, context.part)
-    except ScoringCancelled as error:
-        raise ExportStopped from error
-    return tuple(measure.preferences(judged[name])), tuple(measure.base_preferences(judged))
+    questions = [Question(pair.prompt, (pair.chosen, pair.rejected)) for pair in pairs]
+    scoring = ProgressTracker(ScoringProgress, say, context.tracker.cancelled)
+    judged = answer_logprobs(lanes, questions, context.tracker.part, scoring)
+    return measure.pair_preferences(judged[name]), measure.pair_preferences(judged[BASE])
 
 
 def measure_form(
@@ -135,48 +142,51 @@ def measure_form(
     size = path.stat().st_size if path.is_file() else sum(one.stat().st_size for one in path.glob("*.safetensors"))
     row = CertificateRow(form=target, bytes=size, bits=kind.bits or 16.0)
     if kind.file_type:
-        context.begin(Text("export.trying", form=target))
+        context.tracker.begin(Text("export.trying", form=target))
         row = with_engine(context, row, path, reference)
-    context.begin(Text("export.measuring", form=target))
+    context.tracker.begin(Text("export.measuring", form=target))
     gc.collect()  # the model before this one
     try:
         return with_weights(context, row, open_form(context, target), reference, pairs)
-    except WeightsUnread as error:
+    except measure.WeightsUnread as error:
         return replace(row, problem=error.text)
 
 
 def open_form(context: ExportContext, target: str) -> LaneSet:
-    """The form's weights as one lane named after it, in plain transformers."""
+    """The form's weights in 32 bits, as one lane named after it, in plain transformers.
+
+    Raises:
+        WeightsUnread: they cannot be measured here.
+    """
     path = context.part_path(target)
     if EXPORT_TARGETS[target].file_type:
         tokenizer = measure.load_tokenizer(context.part_path(merged_source(target)))
         return measure.load_gguf(path, tokenizer, target)
-    return load_lanes(
-        str(path), "fp32" if context.job.precision == "auto" else context.job.precision, [Lane(name=target)]
-    )
+    measure.require_memory(sum(map(count_weights, weight_files(path))))
+    return load_lanes(str(path), "fp32", [Lane(name=target)])
 
 
 def with_weights(
     context: ExportContext, row: CertificateRow, lanes: LaneSet, reference: LaneReference, pairs: Sequence[Pair]
 ) -> CertificateRow:
     """The row with what the form's weights do in transformers."""
-    name = row.form
-    prompts = measure.render_prompts(lanes.tokenizer, reference.conversations)
-    answers = measure.greedy_answers(lanes, reference.prompts, name)
-    along = zip(reference.prompts, reference.answers.tokens, strict=True)
+    name, own = row.form, reference.answers
+    answers = greedy_answers(context, lanes, reference.prompts, name)
+    along = zip(reference.prompts, own, strict=True)
     found = [measure.next_token_logprobs(lanes, prompt, answer, name) for prompt, answer in along if answer]
-    expected = [likely for likely, answer in zip(reference.logprobs, reference.answers.tokens, strict=True) if answer]
+    expected = [likely for likely, answer in zip(reference.logprobs, own, strict=True) if answer]
     scored, _ = score_pairs(context, lanes, pairs, name)
     accuracy, kept = margin_kept(reference.lane_preferences, scored, reference.base_preferences)
     row = replace(
         row,
-        answers=compare_answers(reference.answers.tokens, answers.tokens, reference.logprobs),
-        divergence=mean_divergence(expected, found),
+        answers=compare_answers(own, answers, reference.logprobs),
+        divergence=mean_divergence(expected, found) if found else None,
         accuracy=accuracy,
         kept=kept,
     )
     if EXPORT_TARGETS[row.form].file_type:
         return row  # the engine has a template and a tokenizer of its own, in the file
+    prompts = measure.render_prompts(lanes, reference.conversations)
     return with_words(row, prompts, reference.prompts, measure.special_tokens(lanes) == reference.special)
 
 
@@ -208,7 +218,7 @@ def with_engine(context: ExportContext, row: CertificateRow, path: Path, referen
     """The row with what the file does in llama.cpp."""
     if problem := engine_problem():
         return replace(row, problem=problem)
-    tokenizer: Any = measure.load_tokenizer(context.part_path(merged_source(row.form)))
+    tokenizer = measure.load_tokenizer(context.part_path(merged_source(row.form)))
     with LlamaEngine(path, context_tokens(reference)) as engine:
         begin = engine.opened.begin
         rendered = [without_begin(engine.render(one), begin) for one in reference.conversations]
@@ -216,21 +226,21 @@ def with_engine(context: ExportContext, row: CertificateRow, path: Path, referen
         ends = {tokenizer.convert_ids_to_tokens(token) for token in reference.special.ends}
         row = with_words(row, rendered, expected, engine.opened.end in ends)
         answers, far = [], list[float]()
-        for number, (prompt, own) in enumerate(zip(reference.prompts, reference.answers.tokens, strict=True)):
-            context.report(number, len(reference.prompts))
+        for number, (prompt, own) in enumerate(zip(reference.prompts, reference.answers, strict=True)):
+            context.tracker.report(number, len(reference.prompts))
             answers.append(without_ends(engine.write(prompt.tokens, measure.ANSWER_TOKENS), reference.special.ends))
             if own:
                 far += top_divergence(reference.logprobs[number], engine.follow(prompt.tokens, own))
     return replace(
         row,
-        engine_answers=compare_answers(reference.answers.tokens, answers, reference.logprobs),
+        engine_answers=compare_answers(reference.answers, answers, reference.logprobs),
         engine_divergence=sum(far) / len(far) if far else None,
     )
 
 
-def without_begin(prompt: RenderedPrompt | Rendered, begin: str) -> RenderedPrompt:
+def without_begin(prompt: RenderedPrompt, begin: str) -> RenderedPrompt:
     """The prompt with its text after the begin token. llama.cpp leaves that to its tokenizer; the tokens show whether it came."""
-    return RenderedPrompt(prompt.text.removeprefix(begin), tuple(prompt.tokens))
+    return RenderedPrompt(prompt.text.removeprefix(begin), prompt.tokens)
 
 
 def context_tokens(reference: LaneReference) -> int:

@@ -51,7 +51,7 @@ def write_merged_f16(context: ExportContext, target: Path) -> None:
 def merge_into(context: ExportContext, target: Path, stored: StoredFormat) -> None:
     target.mkdir()
     adapter = context.staging.path("adapter")
-    result = merge_adapter(context.base, adapter, target, stored, context.report)
+    result = merge_adapter(context.base, adapter, target, stored, context.tracker.report)
     write_rounding(target, result)
     copy_files(context.base, target, BASE_FILES)
     copy_tokenizer(context, target)
@@ -63,14 +63,13 @@ def merge_into(context: ExportContext, target: Path, stored: StoredFormat) -> No
 def write_rounding(target: Path, result: MergeResult) -> None:
     """What each 16-bit format loses of the change: its error as a share of it."""
     lost = {name: result.rounding.share(name) for name in ("BF16", "F16")}
-    told = {"changed_tensors": result.merged, "own_head": result.untied, "rounding_error": lost}
+    told = {"changed_tensors": result.changed, "own_head": result.untied, "rounding_error": lost}
     (target / MERGE).write_text(json.dumps(told, indent=1), encoding="utf-8")
 
 
 def write_config(target: Path, config: dict[str, Any], untied: bool, stored: StoredFormat) -> None:
     """The base's config.json without paths of this computer, and with what the merge changed."""
     config.pop("_name_or_path", None)
-    config.pop("quantization_config", None)
     text = config.get("text_config")
     for part in (config, text) if isinstance(text, dict) else (config,):
         if untied:

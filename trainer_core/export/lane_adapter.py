@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +19,7 @@ from trainer_core.inference.adapter_checks import (
     CONFIG_FILE,
     PEFT_PREFIX,
     WEIGHTS_FILE,
-    layer_rank,
+    layer_scaling,
     read_adapter_config,
 )
 from trainer_core.runs.checkpoints import MANIFEST
@@ -72,19 +70,6 @@ class AdapterPart:
     def tensors(self) -> dict[str, torch.Tensor]:
         return load_file(self.folder / WEIGHTS_FILE)
 
-    def scaling(self, module: str) -> float:
-        """The factor of a module's change, as in PEFT."""
-        rank, alpha = layer_rank(self.config, module), layer_alpha(self.config, module)
-        return alpha / (math.sqrt(rank) if self.config.use_rslora else rank)
-
-
-def layer_alpha(config: LoraConfig, module: str) -> float:
-    """The alpha of one layer: that of the first `alpha_pattern` that matches, as in PEFT, or the adapter's."""
-    own = (
-        alpha for pattern, alpha in (config.alpha_pattern or {}).items() if re.fullmatch(rf"(.*\.)?({pattern})", module)
-    )
-    return next(own, config.lora_alpha)
-
 
 def scale_adapter(lane: Lane, part: AdapterPart) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     if part.share == 1:
@@ -105,7 +90,7 @@ def join_adapters(lane: Lane, parts: list[AdapterPart]) -> tuple[dict[str, Any],
             raise ModelError("export.dora_blend", lane=lane.name, folder=part.folder.name)
         for module, first, second in module_weights(part):
             down.setdefault(module, []).append(first.float())
-            up.setdefault(module, []).append(second.float() * (part.share * part.scaling(module)))
+            up.setdefault(module, []).append(second.float() * (part.share * layer_scaling(part.config, module)))
     joined = {module: (torch.cat(down[module]), torch.cat(up[module], 1)) for module in down}
     ranks = {module: first.shape[0] for module, (first, _) in joined.items()}
     widest = max(ranks.values())

@@ -20,16 +20,15 @@ TOP_TOKENS = 200
 
 @dataclass(frozen=True)
 class Opened:
-    """The file's chat template, and the texts of its begin and end tokens."""
+    """The texts of a file's begin and end tokens."""
 
-    template: str
     begin: str
     end: str
 
 
 @dataclass(frozen=True)
-class Rendered:
-    """A conversation in the file's chat template, and its tokens."""
+class RenderedPrompt:
+    """A conversation in the chat template, and its tokens."""
 
     text: str
     tokens: tuple[int, ...]
@@ -69,11 +68,11 @@ class Engine:
         except RuntimeError as error:
             raise ModelError("export.engine_refused", reason=str(error)[:300]) from error
         told = self.get("/props")
-        yield Opened(told["chat_template"], told["bos_token"], told["eos_token"])
+        yield Opened(told["bos_token"], told["eos_token"])
 
-    def render(self, messages: Sequence[Mapping[str, str]]) -> Iterator[Rendered]:
+    def render(self, messages: Sequence[Mapping[str, str]]) -> Iterator[RenderedPrompt]:
         text = self.post("/apply-template", {"messages": messages})["prompt"]
-        yield Rendered(text, self.tokenize(text))
+        yield RenderedPrompt(text, self.tokenize(text))
 
     def tokenize(self, text: str) -> tuple[int, ...]:
         asked = {"content": text, "add_special": True, "parse_special": True}

@@ -13,14 +13,14 @@ from typing import Any
 
 from trainer_core.data import Message
 from trainer_core.errors import ModelError
-from trainer_core.export.llama_child import NextTokens, Opened, Rendered, Written
+from trainer_core.export.llama_child import NextTokens, Opened, RenderedPrompt, Written
 from trainer_core.system.child_process import ChildLimits, ChildProcess, Crashed, Rejected
 from trainer_core.texts import NO_TEXT, Text
 
 PACKAGE = "xllamacpp"
 COMMAND = (sys.executable, "-m", "trainer_core.export.llama_child")
 LIMITS = ChildLimits(answer_seconds=600)
-KINDS: Mapping[str, Any] = {kind.__name__: kind for kind in (Opened, Rendered, Written, NextTokens)}
+KINDS: Mapping[str, Any] = {kind.__name__: kind for kind in (Opened, RenderedPrompt, Written, NextTokens)}
 
 
 def engine_problem() -> Text:
@@ -39,9 +39,9 @@ class LlamaEngine(AbstractContextManager["LlamaEngine"]):
     def __exit__(self, *_: object) -> None:
         self.child.close()
 
-    def render(self, messages: Sequence[Message]) -> Rendered:
-        found: Rendered = self.ask_one("render", {"messages": [asdict(message) for message in messages]})
-        return Rendered(found.text, tuple(found.tokens))
+    def render(self, messages: Sequence[Message]) -> RenderedPrompt:
+        found: RenderedPrompt = self.ask_one("render", {"messages": [asdict(message) for message in messages]})
+        return RenderedPrompt(found.text, tuple(found.tokens))
 
     def write(self, ids: Sequence[int], most: int) -> Sequence[int]:
         found: Written = self.ask_one("write", {"ids": ids, "most": most})
@@ -61,5 +61,4 @@ class LlamaEngine(AbstractContextManager["LlamaEngine"]):
         except Rejected as error:
             raise ModelError(error.text) from error
         except Crashed as error:
-            reason = error.traceback.strip().splitlines()[-1] if error.traceback else str(error.limit or error.code)
-            raise ModelError("export.engine_crashed", reason=reason[:300]) from error
+            raise ModelError("export.engine_crashed", reason=error.reason) from error

@@ -2,38 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from gguf import GGUFReader
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trainer_core.config.jobs import Lane
 from trainer_core.config.recipe import Sampling
-from trainer_core.data import Message, Pair
+from trainer_core.data import Message
 from trainer_core.data.render import render_chat
 from trainer_core.errors import ModelError
-from trainer_core.inference.answer_likelihoods import BASE, Question, QuestionLogprobs, answer_logprobs
+from trainer_core.export.llama_child import RenderedPrompt
+from trainer_core.inference.answer_likelihoods import QuestionLogprobs
 from trainer_core.inference.generate import GenerationRow, encode_text, generate_rows
 from trainer_core.inference.load import LaneSet
 from trainer_core.inference.mixed_lora import AdapterWeights
-from trainer_core.inference.progress import ScoringTracker
 from trainer_core.models.gguf_llama import read_llama
-from trainer_core.texts import Text
+from trainer_core.system.format import format_gb
 
 ANSWER_TOKENS = 32
 """Greedy tokens of each answer: enough to differ, few enough for a processor."""
-
-
-@dataclass(frozen=True)
-class RenderedPrompt:
-    """A prompt in the chat template, and its tokens."""
-
-    text: str
-    tokens: tuple[int, ...]
+FLOAT_BYTES, MEMORY_FACTOR = 4, 1.2
+"""Bytes of a weight as it is measured, and what activations and caches take beside all of them."""
 
 
 @dataclass(frozen=True)
@@ -44,26 +39,18 @@ class SpecialTokens:
     ends: frozenset[int]
 
 
-@dataclass(frozen=True)
-class ModelAnswers:
-    """What a form of the model answers greedily: token ids, without the end token. ended: with one."""
-
-    tokens: tuple[tuple[int, ...], ...]
-    ended: tuple[bool, ...]
+def render_prompts(lanes: LaneSet, prompts: Sequence[Sequence[Message]]) -> tuple[RenderedPrompt, ...]:
+    texts = [render_chat(lanes.tokenizer, prompt, asking=True) for prompt in prompts]
+    return tuple(RenderedPrompt(text, tuple(encode_text(lanes, text))) for text in texts)
 
 
-def render_prompts(tokenizer: Any, prompts: Sequence[Sequence[Message]]) -> tuple[RenderedPrompt, ...]:
-    texts = [render_chat(tokenizer, prompt, asking=True) for prompt in prompts]
-    return tuple(RenderedPrompt(text, tuple(tokenizer(text, add_special_tokens=False)["input_ids"])) for text in texts)
-
-
-def greedy_answers(lanes: LaneSet, prompts: Sequence[RenderedPrompt], name: str) -> ModelAnswers:
+def greedy_answers(
+    lanes: LaneSet, prompts: Sequence[RenderedPrompt], name: str, after_pass: Callable[[], bool]
+) -> tuple[tuple[int, ...], ...]:
+    """Token ids of the lane's greedy answers, without the end token. after_pass: returns False to stop."""
     rows = [GenerationRow(name, prompt.text, "") for prompt in prompts]
-    assert all(
-        tuple(encode_text(lanes, row.prompt)) == prompt.tokens for row, prompt in zip(rows, prompts, strict=True)
-    )
-    generate_rows(lanes, rows, Sampling(temperature=0, max_new_tokens=ANSWER_TOKENS), lambda: True)
-    return ModelAnswers(tuple(tuple(row.tokens) for row in rows), tuple(row.ended for row in rows))
+    generate_rows(lanes, rows, Sampling(temperature=0, max_new_tokens=ANSWER_TOKENS), after_pass)
+    return tuple(tuple(row.tokens) for row in rows)
 
 
 def next_token_logprobs(lanes: LaneSet, prompt: RenderedPrompt, answer: Sequence[int], name: str) -> torch.Tensor:
@@ -73,35 +60,35 @@ def next_token_logprobs(lanes: LaneSet, prompt: RenderedPrompt, answer: Sequence
     return logits.float().log_softmax(-1).cpu()
 
 
-def pair_logprobs(
-    lanes: LaneSet, pairs: Sequence[Pair], progress: ScoringTracker, part: Text
-) -> dict[str, QuestionLogprobs]:
-    """Every pair's chosen and rejected answer under every lane; under BASE those of the base alone."""
-    questions = [Question(pair.prompt, (pair.chosen, pair.rejected)) for pair in pairs]
-    return answer_logprobs(lanes, questions, part, progress)
-
-
-def preferences(judged: QuestionLogprobs) -> list[float]:
+def pair_preferences(judged: QuestionLogprobs) -> tuple[float, ...]:
     """log π(chosen) − log π(rejected) of each pair, summed over the tokens, in nats."""
-    return [chosen.total - rejected.total for chosen, rejected in judged]
-
-
-def base_preferences(judged: dict[str, QuestionLogprobs]) -> list[float]:
-    return preferences(judged[BASE])
+    return tuple(chosen.total - rejected.total for chosen, rejected in judged)
 
 
 class WeightsUnread(ModelError):
-    """transformers cannot read this kind of GGUF."""
+    """The weights of a form cannot be measured here: transformers cannot read this kind of GGUF, or memory is short."""
+
+
+def require_memory(weights: int) -> None:
+    """Weights are measured in 32 bits, so that 16-bit formats can be told apart.
+
+    Raises:
+        WeightsUnread: with the memory needed and available.
+    """
+    needed, free = weights * FLOAT_BYTES * MEMORY_FACTOR, psutil.virtual_memory().available
+    if needed > free:
+        raise WeightsUnread("export.no_memory", needed=format_gb(needed), free=format_gb(free))
 
 
 def load_gguf(file: Path, tokenizer: Any, name: str) -> LaneSet:
     """The model of a GGUF file with its weights dequantised to 32 bits, as one lane.
 
     Raises:
-        WeightsUnread: transformers cannot read this kind of GGUF.
+        WeightsUnread: transformers cannot read this kind of GGUF, or memory is short.
     """
+    reader = GGUFReader(file)
+    require_memory(sum(int(tensor.n_elements) for tensor in reader.tensors))
     try:
-        reader = GGUFReader(file)
         if reader.fields["general.architecture"].contents() == "llama":
             model: Any = read_llama(reader, torch.float32)
         else:
@@ -117,8 +104,3 @@ def load_tokenizer(folder: Path) -> Any:
 
 def special_tokens(lanes: LaneSet) -> SpecialTokens:
     return SpecialTokens(lanes.tokenizer.bos_token_id, lanes.end_token_ids)
-
-
-def as_lane(lanes: LaneSet, name: str) -> LaneSet:
-    """The same model, its base alone under this name."""
-    return replace(lanes, lanes=(Lane(name=name),))

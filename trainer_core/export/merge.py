@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -26,17 +26,19 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from trainer_core.errors import ModelError
 from trainer_core.export.tensor_file import FLOAT_TYPES, TensorHeader, TensorReader, tensor_bytes, write_tensors
+from trainer_core.inference import adapter_checks
+from trainer_core.inference.adapter_checks import PEFT_PREFIX
 from trainer_core.models.safetensors_check import INDEX, read_header
 from trainer_core.system import malloc
 
-PEFT_PREFIX = "base_model.model."
-ADAPTER_NAME, ADAPTER_FILE = "default", "adapter_model.safetensors"
+ADAPTER_NAME = "default"
 WEIGHTS_FILE = "model.safetensors"
 SAMPLE_ROWS = 64
 """Rows of a weight on which the loss by rounding is measured."""
 MAX_NAMED = 3
 """Layers that an error names."""
 StoredFormat = Literal["base", "F16"]
+Progress = Callable[[int, int], None]
 
 
 @dataclass
@@ -61,12 +63,10 @@ class RoundingLoss:
 
 @dataclass(frozen=True)
 class MergeResult:
-    """files: names of the written files. untied: the model has a table of its own for the head now."""
+    """untied: the model has a table of its own for the head now. changed: tensors that the adapter changes."""
 
-    files: tuple[str, ...]
     untied: bool
-    merged: int
-    """Tensors that the adapter changed."""
+    changed: int
     rounding: RoundingLoss
 
 
@@ -140,7 +140,7 @@ def module_name(model: nn.Module, wanted: nn.Module) -> str:
 
 def adapter_tables(adapter: Path) -> frozenset[str]:
     """The base's tables that an adapter file brings: PEFT saves them where an embedding is adapted."""
-    names = (name.removeprefix(PEFT_PREFIX) for name in read_header(adapter / ADAPTER_FILE))
+    names = (name.removeprefix(PEFT_PREFIX) for name in read_header(adapter / adapter_checks.WEIGHTS_FILE))
     held = (name.replace(".base_layer.", ".") for name in names if ".lora_" not in name)
     return frozenset(name for name in held if name.endswith(".weight"))
 
@@ -173,7 +173,11 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def merge_adapter(
-    base: Path, adapter: Path, target: Path, stored: StoredFormat = "base", progress: Any = lambda done, total: None
+    base: Path,
+    adapter: Path,
+    target: Path,
+    stored: StoredFormat = "base",
+    progress: Progress = lambda done, total: None,
 ) -> MergeResult:
     """Write the merged weights of `base` and `adapter` into the folder `target`, file by file, under the base's names.
 
@@ -188,7 +192,7 @@ def merge_adapter(
     merger, readers = AdapterMerger(base, adapter), [TensorReader(path) for path in weight_files(base)]
     check_all_met(merger, readers)
     rounding, done = RoundingLoss(), 0
-    total = sum(path.path.stat().st_size for path in readers)
+    total = sum(reader.path.stat().st_size for reader in readers)
     places: dict[str, str] = {}
     for reader in readers:
         headers = [output_header(header, stored) for header in output_headers(merger, reader)]
@@ -200,14 +204,13 @@ def merge_adapter(
                 content = output_tensor(merger, reader, header, rounding)
                 yield content
                 done += tensor_bytes(header)
-                progress(min(done, total), total)
+                progress(done, total)
 
         with malloc.reuse_large_blocks():
             write_tensors(target / reader.path.name, headers, contents())
     if len(readers) > 1 or (base / INDEX).exists() and not (base / WEIGHTS_FILE).exists():
         write_index(target, places)
-    merged = sum(merger.changes(name) for name in places)
-    return MergeResult(tuple(reader.path.name for reader in readers), merger.must_untie, merged, rounding)
+    return MergeResult(merger.must_untie, sum(map(merger.changes, places)), rounding)
 
 
 def check_all_met(merger: AdapterMerger, readers: Sequence[TensorReader]) -> None:
@@ -229,7 +232,7 @@ def check_all_met(merger: AdapterMerger, readers: Sequence[TensorReader]) -> Non
 def output_headers(merger: AdapterMerger, reader: TensorReader) -> Iterator[TensorHeader]:
     """The tensors of the file, and the head's own table after the embedding that it was one with."""
     head, embedding = f"{merger.head}.weight", f"{merger.embedding}.weight"
-    for header in reader.headers():
+    for header in reader.list_headers():
         if header.name == head and merger.must_untie:
             continue
         yield header

@@ -17,17 +17,18 @@ from trainer_core.config.jobs import ExportJob
 from trainer_core.config.recipe import STARTER
 from trainer_core.export import certificate_page
 from trainer_core.export.certify import certify_forms, count_measurements
-from trainer_core.export.context import ExportContext, ExportStopped, part_name
+from trainer_core.export.context import ExportContext, part_name
 from trainer_core.export.merge import weight_files
 from trainer_core.export.staging import ExportStaging
 from trainer_core.export.tensor_file import count_weights
-from trainer_core.inference.adapter_checks import weights_hash
 from trainer_core.models import hub, resolve
 from trainer_core.planning import export_cost
+from trainer_core.runs.checkpoints import ADAPTER_FILES, file_sha256
 from trainer_core.runs.control import StopRequests
 from trainer_core.runs.event_log import EventLog
 from trainer_core.runs.events import Phase, PhaseChanged
-from trainer_core.runs.export_events import CertificateRow, ExportFinished, ExportPart
+from trainer_core.runs.export_events import CertificateRow, ExportFinished, ExportPart, ExportProgress
+from trainer_core.runs.progress import Cancelled, ProgressTracker
 from trainer_core.runs.run_state import read_run_state
 from trainer_core.runs.workspace import Workspace
 from trainer_core.texts import Text
@@ -39,38 +40,40 @@ CONVERTERS = ("gguf", "peft", "transformers")
 WritePart = Callable[[ExportContext, Path], None]
 
 
-def export(job: ExportJob, run_dir: Path, emit: EventLog, wants: StopRequests) -> Phase:
+def export_lane(job: ExportJob, run_dir: Path, emit: EventLog, wants: StopRequests) -> Phase:
     """Write the export, or go on with one that was interrupted.
 
     Raises:
         ModelError: a part cannot be made, or a file would read prompts differently; there is nothing under the final name.
-        DiskError: too little space, or the name is taken.
+        ConfigError: the name is taken.
+        DiskError: too little space.
     """
-    staging = ExportStaging(job.folder, hash_source(job))
+    base = fetch_base(job, run_dir, emit)
+    staging = ExportStaging(job.folder, hash_source(job, base))
     if read_run_state(run_dir).exported and staging.is_published():
         return Phase.DONE
     staging.begin()
+    export_cost.require_space(estimate_cost(job, base), job.folder, staging.byte_count())
+    parts = with_sources(job.targets)
+    tracker = ProgressTracker(ExportProgress, emit, wants.stop, len(parts) + count_measurements(job.targets))
+    context = ExportContext(job, base, public_name(job.model), staging, emit, tracker)
+    emit(PhaseChanged(Phase.SAVING, Text("export.writing")))
     try:
-        base = fetch_base(job, run_dir, emit)
-        parts = with_sources(job.targets)
-        export_cost.require_space(estimate_cost(job, base), job.folder)
-        steps = len(parts) + count_measurements(job.targets)
-        context = ExportContext(job, base, public_name(job.model), staging, emit, wants, steps)
-        emit(PhaseChanged(Phase.SAVING, Text("export.writing")))
         for target in parts:
             make_part(context, target)
-        emit(certify(context))
-        staging.publish([*(part_name(job, target) for target in job.targets), CERTIFICATE, PAGE])
-    except ExportStopped:
+        emit(write_certificate(context))
+    except Cancelled:
         return Phase.STOPPED
+    staging.publish([*(part_name(job, target) for target in job.targets), CERTIFICATE, PAGE])
     return Phase.DONE
 
 
-def hash_source(job: ExportJob) -> str:
-    """Hash of what decides the bytes of a part: the base, the lane with its adapters' weights, and the converter."""
-    weights = [weights_hash(folder) for folder in job.lane.adapter_folders]
+def hash_source(job: ExportJob, base: Path) -> str:
+    """Hash of what decides the bytes of a part: the base's files, the lane with its adapters' files, and the converters."""
+    adapters = [file_sha256(Path(folder) / name) for folder in job.lane.adapter_folders for name in ADAPTER_FILES]
+    held = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in weight_files(base)]
     lane = job.lane.model_dump(exclude={"adapter", "other"})
-    told = [job.model, job.precision, job.name, lane, weights, {name: version(name) for name in CONVERTERS}]
+    told = [job.model, held, job.precision, job.name, lane, adapters, {name: version(name) for name in CONVERTERS}]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
@@ -87,8 +90,9 @@ def fetch_base(job: ExportJob, run_dir: Path, emit: EventLog) -> Path:
 def estimate_cost(job: ExportJob, base: Path) -> export_cost.ExportCost:
     adapters = sum(export_cost.folder_bytes(Path(folder)) for folder in job.lane.adapter_folders)
     files = weight_files(base)
-    bits = 8 * sum(path.stat().st_size for path in files) / sum(count_weights(path) for path in files)
-    return export_cost.export_cost(job.targets, sum(path.stat().st_size for path in files), bits, adapters)
+    size = sum(path.stat().st_size for path in files)
+    bits = 8 * size / sum(map(count_weights, files))
+    return export_cost.export_cost(job.targets, size, bits, adapters)
 
 
 def public_name(model: str) -> str:
@@ -100,21 +104,21 @@ def public_name(model: str) -> str:
 
 def make_part(context: ExportContext, target: str) -> None:
     name = part_name(context.job, target)
-    context.begin(Text("export.part", part=target))
+    context.tracker.begin(Text("export.part", part=target))
     if not context.staging.is_complete(name):
-        with context.staging.building(name) as path:
-            writer(target)(context, path)
+        with context.staging.build_part(name) as path:
+            find_writer(target)(context, path)
     files = context.staging.parts()[name].values()
     context.emit(ExportPart(name, sum(file.bytes for file in files)))
 
 
-def writer(target: str) -> WritePart:
+def find_writer(target: str) -> WritePart:
     module, name = EXPORT_TARGETS[target].write.split(":")
     found = getattr(importlib.import_module(module), name)
     return cast(WritePart, partial(found, key=target) if EXPORT_TARGETS[target].file_type else found)
 
 
-def certify(context: ExportContext) -> ExportFinished:
+def write_certificate(context: ExportContext) -> ExportFinished:
     """Measure every form, and write the certificate as JSON and as a page.
 
     Raises:
@@ -128,9 +132,9 @@ def certify(context: ExportContext) -> ExportFinished:
         "pairs": pairs,
         "rows": list(map(row_values, rows)),
     }
-    with context.staging.building(CERTIFICATE) as path:
+    with context.staging.build_part(CERTIFICATE) as path:
         path.write_text(json.dumps(told, indent=1), encoding="utf-8")
-    with context.staging.building(PAGE) as path:
+    with context.staging.build_part(PAGE) as path:
         path.write_text(certificate_page.render_page(context.job, rows, pairs), encoding="utf-8")
     return finished
 

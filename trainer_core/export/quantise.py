@@ -20,7 +20,7 @@ def write_quantised(context: ExportContext, target: Path, key: str) -> None:
 
     Raises:
         ModelError: there is no quantiser, or it failed.
-        ExportStopped: the user stopped the export.
+        Cancelled: the user stopped the export.
     """
     kind, program = EXPORT_TARGETS[key], find_quantiser()
     if program is None:
@@ -39,7 +39,7 @@ def write_quantised(context: ExportContext, target: Path, key: str) -> None:
                 break
             except subprocess.TimeoutExpired:
                 written = target.stat().st_size if target.exists() else 0
-                context.report(min(written, expected), expected)
+                context.tracker.report(written, expected)
     finally:
         process.kill()
         process.wait()

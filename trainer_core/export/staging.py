@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from trainer_core.errors import DiskError
+from trainer_core.config.jobs import require_free_name
 from trainer_core.runs.checkpoints import MANIFEST, FileFingerprint, file_sha256
 from trainer_core.schema import StrictModel
 from trainer_core.system import durable
@@ -40,10 +39,10 @@ class ExportStaging:
         """Create the folder, or take the one of an export of the same lane that did not end.
 
         Raises:
-            DiskError: the target exists, or the folder cannot be written.
+            ConfigError: the target exists.
+            DiskError: the folder cannot be written.
         """
-        if os.path.lexists(self.target):
-            raise DiskError("export.name_taken", folder=str(self.target))
+        require_free_name(self.target)
         with durable.disk_errors(self.folder):
             durable.create_folders(self.folder)
             for left in self.folder.glob(".building-*" if self.parts() else "*"):
@@ -56,7 +55,7 @@ class ExportStaging:
         except (OSError, ValidationError):
             return False
         held = {name: file for files in found.parts.values() for name, file in files.items()}
-        there = {name: file for name, file in fingerprints(self.target, self.target).items() if name != MANIFEST}
+        there = {name: file for name, file in fingerprint_files(self.target, self.target).items() if name != MANIFEST}
         return found.made_from == self.made_from and held == there
 
     def path(self, part: str) -> Path:
@@ -65,7 +64,7 @@ class ExportStaging:
     def is_complete(self, part: str) -> bool:
         """Is the part there, byte for byte as it was written?"""
         files = self.parts().get(part)
-        return files is not None and fingerprints(self.folder, self.path(part)) == files
+        return files is not None and fingerprint_files(self.folder, self.path(part)) == files
 
     def parts(self) -> dict[str, Mapping[str, FileFingerprint]]:
         try:
@@ -74,8 +73,12 @@ class ExportStaging:
             return {}
         return dict(found.parts) if found.made_from == self.made_from else {}
 
+    def byte_count(self) -> int:
+        """Bytes of the complete parts."""
+        return sum(file.bytes for files in self.parts().values() for file in files.values())
+
     @contextmanager
-    def building(self, part: str) -> Iterator[Path]:
+    def build_part(self, part: str) -> Iterator[Path]:
         """Yield a path to write the part to; on success it is flushed, renamed and recorded.
 
         Raises:
@@ -89,7 +92,7 @@ class ExportStaging:
                 durable.flush_tree(draft) if draft.is_dir() else durable.flush_to_disk(draft)
                 durable.remove_path(self.path(part))
                 durable.publish_staged(draft, self.path(part))
-                self.record({**self.parts(), part: fingerprints(self.folder, self.path(part))})
+                self.record({**self.parts(), part: fingerprint_files(self.folder, self.path(part))})
             finally:
                 durable.remove_path(draft)
 
@@ -101,7 +104,8 @@ class ExportStaging:
         """Remove every other part, and rename the folder.
 
         Raises:
-            DiskError: a write failed, or the target exists now; the export can go on.
+            ConfigError: the target exists now.
+            DiskError: a write failed; the export can go on.
         """
         names = set(kept)
         with durable.disk_errors(self.target):
@@ -110,12 +114,11 @@ class ExportStaging:
                 if path.name not in names | {MANIFEST}:
                     durable.remove_path(path)
             durable.flush_tree(self.folder)
-            if os.path.lexists(self.target):
-                raise DiskError("export.name_taken", folder=str(self.target))
+            require_free_name(self.target)
             durable.publish_staged(self.folder, self.target)
 
 
-def fingerprints(root: Path, place: Path) -> dict[str, Any]:
+def fingerprint_files(root: Path, place: Path) -> dict[str, Any]:
     """Every file at a place, by its path below `root`. Empty if there is none."""
     found = sorted(place.rglob("*")) if place.is_dir() else [place]
     return {

@@ -44,7 +44,7 @@ class TensorReader:
         self.entries: dict[str, TensorEntry] = read_header(path)
         self.begin = 8 + len(read_header_bytes(path)[0])
 
-    def headers(self) -> Iterator[TensorHeader]:
+    def list_headers(self) -> Iterator[TensorHeader]:
         for name, entry in sorted(self.entries.items(), key=lambda item: item[1].data_offsets):
             yield TensorHeader(name, entry.dtype, entry.shape)
 
@@ -80,8 +80,8 @@ def write_tensors(path: Path, headers: Sequence[TensorHeader], contents: Iterabl
 
 
 def encode_header(headers: Sequence[TensorHeader]) -> bytes:
-    entries, at = {"__metadata__": {"format": "pt"}}, 0
-    told: dict[str, object] = dict(entries)
+    told: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    at = 0
     for header in headers:
         end = at + tensor_bytes(header)
         told[header.name] = {"dtype": header.dtype, "shape": header.shape, "data_offsets": (at, end)}

@@ -233,11 +233,19 @@ def adapter_tensors(folder: Path) -> Iterator[AdapterTensor]:
 
 
 def layer_rank(config: LoraConfig, module: str) -> int:
-    """The rank of one layer: that of the first `rank_pattern` that matches, as in PEFT, or the adapter's."""
-    own = (
-        rank for pattern, rank in (config.rank_pattern or {}).items() if re.fullmatch(rf"(.*\.)?({pattern})", module)
-    )
-    return next(own, config.r)
+    return int(pattern_value(config.rank_pattern, module, config.r))
+
+
+def layer_scaling(config: LoraConfig, module: str) -> float:
+    """The factor of one layer's change, as in PEFT: alpha ÷ rank, or ÷ √rank for rsLoRA."""
+    rank, alpha = layer_rank(config, module), pattern_value(config.alpha_pattern, module, config.lora_alpha)
+    return alpha / (math.sqrt(rank) if config.use_rslora else rank)
+
+
+def pattern_value(patterns: Mapping[str, float] | None, module: str, default: float) -> float:
+    """The value of one layer: that of the first pattern that matches, as in PEFT, or the adapter's."""
+    own = (value for pattern, value in (patterns or {}).items() if re.fullmatch(rf"(.*\.)?({pattern})", module))
+    return next(own, default)
 
 
 def format_shape(shape: tuple[int, ...]) -> str:

@@ -13,7 +13,8 @@ from trainer_core.errors import DataError
 from trainer_core.inference.generate import with_system_prompt
 from trainer_core.inference.likelihoods import AnswerLogprob, PromptAnswer, ResultKey, compute_logprobs
 from trainer_core.inference.load import LaneSet
-from trainer_core.inference.progress import ScoringTracker
+from trainer_core.runs.compare_events import ScoringProgress
+from trainer_core.runs.progress import ProgressTracker
 from trainer_core.texts import Text
 
 if TYPE_CHECKING:
@@ -44,7 +45,11 @@ class Question:
 
 
 def answer_logprobs(
-    lanes: LaneSet, questions: Sequence[Question], part: Text, progress: ScoringTracker, divergence: bool = False
+    lanes: LaneSet,
+    questions: Sequence[Question],
+    part: Text,
+    progress: ProgressTracker[ScoringProgress],
+    divergence: bool = False,
 ) -> dict[str, QuestionLogprobs]:
     """Every question's answers under every lane, and under the base alone.
 
@@ -54,7 +59,7 @@ def answer_logprobs(
 
     Raises:
         DataError: an answer is empty.
-        ScoringCancelled: the user cancelled.
+        Cancelled: the user cancelled.
     """
     # Lanes with the same system prompt share their passes; equal lanes are computed once.
     systems = {lane.system: {lanes.base_mixture: None} for lane in lanes.lanes} | {BASE: {lanes.base_mixture: None}}

@@ -11,7 +11,8 @@ from trainer_core.data import Message
 from trainer_core.inference.answer_likelihoods import Question, answer_logprobs
 from trainer_core.inference.likelihoods import AnswerLogprob
 from trainer_core.inference.load import LaneSet
-from trainer_core.inference.progress import ScoringTracker
+from trainer_core.runs.compare_events import ScoringProgress
+from trainer_core.runs.progress import ProgressTracker
 from trainer_core.schema import StrictModel
 from trainer_core.system import project
 from trainer_core.texts import Text
@@ -41,11 +42,11 @@ def load_questions(path: Path = QUESTIONS_FILE) -> list[GeneralQuestion]:
     return [adapter.validate_json(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
 
 
-def answer_general_questions(lanes: LaneSet, progress: ScoringTracker) -> dict[str, list[bool]]:
+def answer_general_questions(lanes: LaneSet, progress: ProgressTracker[ScoringProgress]) -> dict[str, list[bool]]:
     """Whether every lane, and the base, answers each question correctly.
 
     Raises:
-        ScoringCancelled: the user cancelled.
+        Cancelled: the user cancelled.
     """
     # Compared are summed log-probabilities after the common stem, end token included: the endings are of similar length.
     judged = answer_logprobs(lanes, [one.question for one in load_questions()], Text("scoring.general"), progress)

@@ -20,10 +20,10 @@ from trainer_core.inference import general_questions
 from trainer_core.inference.answer_likelihoods import BASE, Question, QuestionLogprobs, answer_logprobs
 from trainer_core.inference.generate import GenerationRow, generate_rows, with_system_prompt
 from trainer_core.inference.load import LaneSet, Mixture
-from trainer_core.inference.progress import ScoringTracker
 from trainer_core.inference.streaming import decode_tokens
-from trainer_core.runs.compare_events import GenerationStats, LaneScore, ScoredAnswers, ScoresReady
+from trainer_core.runs.compare_events import GenerationStats, LaneScore, ScoredAnswers, ScoresReady, ScoringProgress
 from trainer_core.runs.compare_requests import ScoreRequest
+from trainer_core.runs.progress import ProgressTracker
 from trainer_core.texts import Text
 
 BATCH_ROWS = 48
@@ -32,13 +32,13 @@ CHOSEN_INDEX = 0
 PAIR_ADAPTER = TypeAdapter(Pair)
 
 
-def compute_scores(lanes: LaneSet, request: ScoreRequest, progress: ScoringTracker) -> ScoresReady:
+def compute_scores(lanes: LaneSet, request: ScoreRequest, progress: ProgressTracker[ScoringProgress]) -> ScoresReady:
     """Score every lane on a file's pairs and on its own answers to the prompts; LaneScore describes the numbers.
 
     Raises:
         UserError: the reference or a requested lane is not loaded.
         DataError: the file cannot be read, or holds no pairs.
-        ScoringCancelled: the user cancelled.
+        Cancelled: the user cancelled.
     """
     for name in filter(None, (request.reference, *request.lanes)):
         lanes.find_lane(name)
@@ -120,7 +120,7 @@ def with_general_score(scored: LaneScore, known: Sequence[bool], base: Sequence[
 
 
 def generate_answers(
-    lanes: LaneSet, prompts: Sequence[str], sampling: Sampling, progress: ScoringTracker
+    lanes: LaneSet, prompts: Sequence[str], sampling: Sampling, progress: ProgressTracker[ScoringProgress]
 ) -> dict[str, list[GenerationRow]]:
     """Every lane's answers to the prompts; equal lanes answer once."""
     writers = {answer_key(lanes, lane): lane.name for lane in reversed(lanes.lanes)}

@@ -17,7 +17,6 @@ import torch
 from trainer_core.config.jobs import CompareJob
 from trainer_core.errors import DeviceError, UserError
 from trainer_core.inference.load import LaneSet, load_lanes, verify_adapters, with_adjusted_lane
-from trainer_core.inference.progress import ScoringCancelled, ScoringTracker
 from trainer_core.inference.scoring import compute_scores
 from trainer_core.inference.streaming import stream_answers
 from trainer_core.inference.token_heatmap import build_heatmap
@@ -30,10 +29,12 @@ from trainer_core.runs.compare_events import (
     LanesLoaded,
     RequestFailed,
     ScoringFailed,
+    ScoringProgress,
 )
 from trainer_core.runs.control import StopRequests
 from trainer_core.runs.event_log import EventLog
 from trainer_core.runs.events import Phase, PhaseChanged
+from trainer_core.runs.progress import Cancelled, ProgressTracker
 from trainer_core.runs.workspace import Workspace
 from trainer_core.system.durable import write_atomically
 from trainer_core.texts import Text
@@ -122,13 +123,13 @@ def score_lanes(
     """Score all lanes; emits what failed."""
     try:
         with handle_out_of_memory():
-            found = compute_scores(lanes, request, ScoringTracker(emit, inbox.cancelled))
+            found = compute_scores(lanes, request, ProgressTracker(ScoringProgress, emit, inbox.cancelled))
         if request.into:
             write_atomically(Path(request.into), json.dumps(asdict(found), indent=1))
         emit(found)
     except UserError as error:
         emit(ScoringFailed(error.text))
-    except ScoringCancelled:
+    except Cancelled:
         emit(ScoringFailed(Text("scoring.stopped")))
 
 

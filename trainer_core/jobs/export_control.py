@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer_core.config.jobs import ExportJob, Lane
+from trainer_core.config.jobs import ExportJob, Lane, require_free_name
 from trainer_core.errors import BusyError, ConfigError
 from trainer_core.jobs.registry import RunRegistry
-from trainer_core.jobs.run_watcher import RunWatcher
+from trainer_core.jobs.run_watcher import RunWatcher, refresh_watchers
 from trainer_core.jobs.spawn import WorkerSpawner
 from trainer_core.runs import control, run_folder
 from trainer_core.runs.run_state import RunState
 from trainer_core.schema import parse_values
+from trainer_core.system import hardware
 
 
 @dataclass(frozen=True)
@@ -33,22 +34,23 @@ class ExportControl:
     def __init__(self, registry: RunRegistry, spawner: WorkerSpawner):
         self.registry, self.spawner = registry, spawner
         self.watchers: dict[str, RunWatcher] = {}
+        self._lock = threading.Lock()
 
     def refresh(self) -> None:
         """Refresh every export of the workspace from its folder."""
-        for run_dir in run_folder.list_runs(self.registry.workspace.export_jobs):
-            watcher = self.watchers.setdefault(run_dir.name, RunWatcher(run_dir))
-            with contextlib.suppress(OSError):  # one bad folder must not hide the others, nor stop the loop
-                watcher.refresh()
+        with self._lock:
+            trouble = refresh_watchers(self.watchers, self.registry.workspace.export_jobs)
+        self.registry.last_error = trouble or self.registry.last_error
 
-    def state(self, export_id: str) -> RunState:
+    @property
+    def export_states(self) -> list[RunState]:
+        """All exports, newest first."""
+        return [self.watchers[name].state for name in sorted(self.watchers, reverse=True)]
+
+    def export_state(self, export_id: str) -> RunState:
         return self.watchers[export_id].state
 
-    def folder(self, export_id: str) -> Path:
-        """Where an export goes; errors as in `job`."""
-        return self.job(export_id).folder
-
-    def job(self, export_id: str) -> ExportJob:
+    def export_job(self, export_id: str) -> ExportJob:
         """What an export does.
 
         Raises:
@@ -63,7 +65,7 @@ class ExportControl:
         """Start an export and return its id.
 
         Raises:
-            ConfigError: an unknown form, or a name that no folder can have.
+            ConfigError: an unknown form, a name that no folder can have, or one that is taken.
             BusyError: another export writes the same folder.
             ModelError: the run is no training run.
         """
@@ -81,16 +83,22 @@ class ExportControl:
             "run": asked.run,
         }
         job = parse_values(ExportJob, values, "export")
+        require_free_name(job.folder)
         with self.spawner.start_lock():
             self.refresh()
-            self.require_free(job)
+            self.require_idle(job)
             facts = self.spawner.run_file_facts((), job.model)
             run_dir = run_folder.create_run(self.registry.workspace.export_jobs, job, job.name, **facts)
             return self.spawn(RunWatcher(run_dir), job.model)
 
-    def require_free(self, job: ExportJob) -> None:
-        for export_id, watcher in self.watchers.items():
-            if watcher.state.phase.is_active and self.job(export_id).folder == job.folder:
+    def require_idle(self, job: ExportJob) -> None:
+        """Two exports never write the same folder at once.
+
+        Raises:
+            BusyError: another one does.
+        """
+        for state in self.export_states:
+            if state.phase.is_active and self.export_job(state.id).folder == job.folder:
                 raise BusyError("export.in_progress", folder=str(job.folder))
 
     def stop(self, export_id: str) -> None:
@@ -105,13 +113,15 @@ class ExportControl:
         """
         with self.spawner.start_lock():
             self.refresh()
-            if not self.state(export_id).phase.is_resumable:
+            if not self.export_state(export_id).phase.is_resumable:
                 raise BusyError("export.not_resumable", export=export_id)
             run_dir = self.watchers[export_id].run_dir
             control.clear_request(run_dir)
-            self.spawn(RunWatcher.for_resume(run_dir), self.job(export_id).model)
+            self.spawn(RunWatcher.for_resume(run_dir), self.export_job(export_id).model)
 
     def spawn(self, watcher: RunWatcher, model: str) -> str:
-        watcher.process = self.spawner.spawn_worker(watcher.run_dir, model, stdin=subprocess.DEVNULL)
-        self.watchers[watcher.run_dir.name] = watcher
+        """A worker that sees no card: a training run may need all of its memory."""
+        watcher.process = self.spawner.spawn_worker(watcher.run_dir, model, subprocess.DEVNULL, hardware.NO_CARD)
+        with self._lock:
+            self.watchers[watcher.run_dir.name] = watcher
         return watcher.run_dir.name

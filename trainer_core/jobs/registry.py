@@ -6,19 +6,16 @@ All state comes from the folders: a restarted app finds the same runs in the sam
 from __future__ import annotations
 
 import threading
-import traceback
 from pathlib import Path
 
 from trainer_core.config.jobs import Lane
 from trainer_core.config.recipe import Recipe
 from trainer_core.errors import BusyError, ModelError
 from trainer_core.jobs.comparison import CompareSession
-from trainer_core.jobs.run_watcher import RunWatcher
+from trainer_core.jobs.run_watcher import RunWatcher, refresh_watchers
 from trainer_core.runs import checkpoints, run_folder, trash
 from trainer_core.runs.run_state import RunState
 from trainer_core.runs.workspace import Workspace
-from trainer_core.system import untrusted_files
-from trainer_core.system.redact import redact_text
 
 
 class RunRegistry:
@@ -35,16 +32,7 @@ class RunRegistry:
     def refresh(self) -> None:
         """Refresh every state from its folder."""
         with self._lock:
-            for run_dir in run_folder.list_runs(self.workspace.runs):
-                if untrusted_files.printable_id(run_dir) not in self.watchers:
-                    self.watchers[untrusted_files.printable_id(run_dir)] = RunWatcher(run_dir)
-            trouble = ""
-            for watcher in list(self.watchers.values()):
-                try:
-                    watcher.refresh()
-                except Exception:  # one bad folder must not hide the others
-                    trouble = redact_text(traceback.format_exc())
-            self.last_error = trouble
+            self.last_error = refresh_watchers(self.watchers, self.workspace.runs)
         self.refresh_comparison()
 
     def refresh_comparison(self) -> None:

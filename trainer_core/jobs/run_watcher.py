@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import traceback
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from trainer_core.runs.event_log import Tail
 from trainer_core.runs.events import Phase, PhaseChanged
 from trainer_core.runs.run_state import RunState, apply, apply_all, mark_dead, unreadable_reason
 from trainer_core.system import untrusted_files
+from trainer_core.system.redact import redact_text
 from trainer_core.system.untrusted_files import UnsafeFile
 from trainer_core.texts import NO_TEXT, Text
 
@@ -84,6 +86,24 @@ class RunWatcher:
             if not isinstance(error, UnsafeFile) and (self._folded.points or not isinstance(error, PermissionError)):
                 raise
             self._blocked = unreadable_reason("events.jsonl", error)
+
+
+def refresh_watchers(watchers: dict[str, RunWatcher], parent: Path) -> str:
+    """Watch every run folder in `parent`, and refresh each from its files.
+
+    Returns:
+        The traceback of the newest bug, without secrets; empty if there was none. One bad folder must not hide the others.
+    """
+    for run_dir in run_folder.list_runs(parent):
+        if untrusted_files.printable_id(run_dir) not in watchers:
+            watchers[untrusted_files.printable_id(run_dir)] = RunWatcher(run_dir)
+    trouble = ""
+    for watcher in list(watchers.values()):
+        try:
+            watcher.refresh()
+        except Exception:
+            trouble = redact_text(traceback.format_exc())
+    return trouble
 
 
 def with_exit_reason(view: RunState, code: int | None) -> RunState:

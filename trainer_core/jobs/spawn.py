@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import psutil
@@ -90,13 +91,19 @@ class WorkerSpawner:
             ready.stop()
         return self.spawn_worker(run_dir, model, stdin=subprocess.DEVNULL)
 
-    def spawn_worker(self, run_dir: Path, model: str, stdin: int) -> subprocess.Popen[bytes]:
-        """A worker for a run folder. A trainer gets its own session and no pipe, so that the app cannot block it."""
+    def spawn_worker(
+        self, run_dir: Path, model: str, stdin: int, variables: Mapping[str, str] = MappingProxyType({})
+    ) -> subprocess.Popen[bytes]:
+        """A worker for a run folder. A trainer gets its own session and no pipe, so that the app cannot block it.
+
+        Args:
+            variables: instead of those of the same names in its environment.
+        """
         with durable.disk_errors(run_dir / "worker.log"), untrusted_files.open_for_append(run_dir, "worker.log") as log:
             return subprocess.Popen(
                 [*self.command, str(run_dir.resolve())],
                 cwd=project.PROJECT,
-                env=self.worker_environment(model),
+                env={**self.worker_environment(model), **variables},
                 stdin=stdin,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -19,19 +19,17 @@ FREE_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class ExportCost:
-    """Bytes on disk: of the parts that stay, and of all that exist at once while it is written."""
+    """Bytes on disk: of each part that stays, and of all that exist at once while it is written."""
 
     parts: Mapping[str, int]
     peak: int
 
-    @property
-    def final(self) -> int:
-        return sum(self.parts.values())
-
 
 def export_cost(targets: Sequence[str], base_bytes: int, base_bits: float, adapter_bytes: int) -> ExportCost:
-    """Args:
-    base_bytes: of the base's weight files. base_bits: per weight in them.
+    """What these targets take.
+
+    Args:
+        base_bytes: of the base's weight files. base_bits: per weight in them.
     """
     sizes = {
         target: adapter_bytes if target == "adapter" else round(base_bytes * ((kind.bits or base_bits) / base_bits))
@@ -52,11 +50,12 @@ def free_bytes(out: Path) -> int:
     return psutil.disk_usage(str(nearest_existing(out))).free
 
 
-def require_space(cost: ExportCost, out: Path) -> None:
-    """Raises:
-    DiskError: too little space, with both numbers.
+def require_space(cost: ExportCost, out: Path, written: int = 0) -> None:
+    """Check the space for what is not written yet.
+
+    Raises:
+        DiskError: too little, with both numbers.
     """
-    free = free_bytes(out)
-    if cost.peak + FREE_BYTES > free:
-        needed = format_gb(cost.peak + FREE_BYTES)
-        raise DiskError("export.no_room", folder=str(out), needed=needed, free=format_gb(free))
+    needed, free = cost.peak - written + FREE_BYTES, free_bytes(out)
+    if needed > free:
+        raise DiskError("export.no_room", folder=str(out), needed=format_gb(needed), free=format_gb(free))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from trainer_core.runs.progress import PartProgress
 from trainer_core.texts import Text
 
 
@@ -103,18 +104,8 @@ class ScoresReady:
 
 
 @dataclass(frozen=True)
-class ScoringProgress:
-    """Scoring progress: `done` of `total` tokens in part `number` of `parts`.
-
-    seconds_left: to the end of this part, None before the first measurement; an upper bound while answers are generated.
-    """
-
-    part: Text
-    number: int
-    parts: int
-    done: int
-    total: int
-    seconds_left: float | None
+class ScoringProgress(PartProgress):
+    """In tokens. seconds_left is an upper bound while answers are generated."""
 
     @property
     def summary(self) -> Text:

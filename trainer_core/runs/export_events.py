@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from trainer_core.runs.compare_events import ConfidenceInterval
+from trainer_core.runs.progress import PartProgress
 from trainer_core.texts import NO_TEXT, Text
 
 TIE_NATS = 0.2
@@ -20,15 +21,8 @@ Verdict = Literal["same", "ties", "changed", "unchecked"]
 
 
 @dataclass(frozen=True)
-class ExportProgress:
-    """Part `number` of `parts`, its work done, and the seconds left for it (None at its beginning)."""
-
-    part: Text
-    number: int
-    parts: int
-    done: int
-    total: int
-    seconds_left: float | None
+class ExportProgress(PartProgress):
+    """In bytes, tokens or prompts, depending on the part."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +76,16 @@ class CertificateRow:
     def same_words(self) -> bool:
         """Does nothing that was measured say that prompts become other tokens?"""
         return False not in (self.template_equal, self.tokens_equal, self.special_equal)
+
+    @property
+    def served_answers(self) -> AnswerComparison | None:
+        """In the engine that will serve the form, where it was tried there."""
+        return self.engine_answers or self.answers
+
+    @property
+    def served_divergence(self) -> float | None:
+        """In nats per token, as `served_answers`."""
+        return self.divergence if self.engine_divergence is None else self.engine_divergence
 
     @property
     def verdict(self) -> Verdict:

@@ -68,6 +68,12 @@ class Crashed(Exception):
         super().__init__(traceback or limit or f"exit code {code}")
         self.traceback, self.out_of_memory, self.limit, self.code = traceback, out_of_memory, limit, code
 
+    @property
+    def reason(self) -> str:
+        """In one line: the last of the traceback, or the limit, or the exit code."""
+        lines = self.traceback.strip().splitlines()
+        return (lines[-1] if lines else str(self.limit or f"exit code {self.code}"))[:300]
+
 
 LAST_ERRORS: dict[str, type[Rejected | Crashed]] = {"Rejected": Rejected, "Crashed": Crashed}
 

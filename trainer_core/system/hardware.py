@@ -181,12 +181,16 @@ def cuda_device_name(gpu: Gpu, wsl: bool, takes: Callable[[str], bool] = has_one
     return next((name for name in (gpu.uuid, str(gpu.index)) if not wsl or takes(name)), gpu.uuid)
 
 
+NO_CARD = {"CUDA_VISIBLE_DEVICES": "", "TUNEBENCH_CARD": "", "UNSLOTH_FORCE_CPU": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+"""Environment variables of a worker on the processor; see `worker_environment`."""
+
+
 def worker_environment(
     gpu: Gpu | None,
     system: str = sys.platform,
     release: str = platform.release(),
     takes: Callable[[str], bool] = has_one_card,
-) -> dict[str, str]:
+) -> Mapping[str, str]:
     """Environment variables that a worker needs before it imports torch.
 
     A card is named by its UUID: NVML counts in PCI order and CUDA fastest first, so a number may mean another card.
@@ -199,8 +203,7 @@ def worker_environment(
         takes: on WSL, whether CUDA finds one card under this name.
     """
     if gpu is None:
-        unseen = {"CUDA_VISIBLE_DEVICES": "", "TUNEBENCH_CARD": ""}
-        return {**unseen, "UNSLOTH_FORCE_CPU": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+        return NO_CARD
     wsl = is_wsl(system, release)
     named = {"CUDA_VISIBLE_DEVICES": cuda_device_name(gpu, wsl, takes), "TUNEBENCH_CARD": gpu.uuid}
     pinned = {**named, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}

@@ -119,7 +119,7 @@ def plan_oom_retry(run_dir: Path, emit: EventLog, message: str) -> bool:
     """Record lower settings for a new worker. False: nothing is left to try, which is recorded too."""
     view, job = read_run_state(run_dir), run_folder.train_job_of(run_folder.read_run(run_dir))
     if job is None:
-        emit(RunFailed(Text("memory.ran_out_comparing", message=first_line(message))))
+        emit(RunFailed(Text("memory.ran_out_not_training", message=first_line(message))))
         return False
     recipe = effective_recipe.effective_recipe(job.recipe, view.changes)
     stage, taken = out_of_memory.current_stage(view, recipe), len(view.out_of_memory)

@@ -5,42 +5,33 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from trainer_core.config.export_targets import OFFERED_TARGETS, needs_quantiser
+from trainer_core.config.export_targets import EXPORT_TARGETS, OFFERED_TARGETS, needs_quantiser
 from trainer_core.config.jobs import ExportJob
 from trainer_core.errors import UserError
+from trainer_core.evaluation.score_table import KEPT_FORMAT, format_measure
 from trainer_core.jobs.export_control import ExportControl
 from trainer_core.jobs.lane_choices import lanes_by_name
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.planning import export_cost
 from trainer_core.planning.presets import architecture_for_model, load_catalogue
-from trainer_core.runs.compare_events import ConfidenceInterval
 from trainer_core.runs.events import Phase
 from trainer_core.runs.export_events import AnswerComparison, CertificateRow
 from trainer_core.runs.run_folder import slugify_name
 from trainer_core.runs.run_state import RunState
 from trainer_core.system.format import format_clock, format_file_size
 from trainer_core.system.llama_quantiser import find_quantiser
-from trainer_core.texts import Text
+from trainer_core.texts import NO_TEXT, Text
 from ui.format import page_text
 from ui.payloads.run_settings import display_name
 
 MAX_SHOWN = 6
 """Newest exports on the page."""
 BASE_BITS = 16.0
-FORM_LABELS = {
-    "adapter": Text("page.export_forms.adapter"),
-    "merged": Text("page.export_forms.merged"),
-    "gguf:bf16": Text("page.export_forms.gguf_bf16"),
-    "gguf:f16": Text("page.export_forms.gguf_f16"),
-    "gguf:q8_0": Text("page.export_forms.gguf_q8_0"),
-    "gguf:q6_k": Text("page.export_forms.gguf_q6_k"),
-    "gguf:q5_k_m": Text("page.export_forms.gguf_q5_k_m"),
-    "gguf:q4_k_m": Text("page.export_forms.gguf_q4_k_m"),
-}
 BADGES = {
     Phase.DONE: Text("page.export_states.done"),
     Phase.FAILED: Text("page.export_states.failed"),
     Phase.STOPPED: Text("page.export_states.stopped"),
+    Phase.PAUSED: Text("page.export_states.stopped"),
 }
 WORKING = Text("page.export_states.working")
 TONES = {Phase.DONE: "good", Phase.FAILED: "bad", Phase.STOPPED: "plain"}
@@ -48,7 +39,14 @@ VERDICT_TONES = {"same": "good", "ties": "good", "changed": "warn", "unchecked":
 
 
 def export_options(supervisor: Supervisor, run_id: str) -> dict[str, Any]:
-    """The lanes of a run that have an adapter, the forms with their sizes, and where they would go."""
+    """The lanes of a run that have an adapter, the forms with their sizes, and where they would go. `problem`: why not."""
+    try:
+        return build_options(supervisor, run_id)
+    except UserError as error:
+        return {"problem": str(error)}
+
+
+def build_options(supervisor: Supervisor, run_id: str) -> dict[str, Any]:
     lanes = [lane for lane in lanes_by_name(supervisor.registry, run_id).values() if lane.adapter]
     own = [lane.name for lane in supervisor.registry.run_lanes(run_id) if lane.adapter]
     out = supervisor.workspace.exports
@@ -62,7 +60,7 @@ def export_options(supervisor: Supervisor, run_id: str) -> dict[str, Any]:
         "targets": [
             {
                 "key": key,
-                "label": str(FORM_LABELS[key]),
+                "label": str(EXPORT_TARGETS[key].label),
                 "size": format_file_size(sizes[key]) if key in sizes else "",
                 "missing": needs_quantiser(key) and not quantiser,
             }
@@ -85,17 +83,17 @@ def target_sizes(supervisor: Supervisor, run_id: str) -> dict[str, int]:
 
 def exports_payload(exports: ExportControl) -> list[dict[str, Any]]:
     """The newest exports, newest first."""
-    return [safe_row(exports, name) for name in sorted(exports.watchers, reverse=True)[:MAX_SHOWN]]
+    return [safe_row(exports, state) for state in exports.export_states[:MAX_SHOWN]]
 
 
-def safe_row(exports: ExportControl, export_id: str) -> dict[str, Any]:
+def safe_row(exports: ExportControl, state: RunState) -> dict[str, Any]:
     """The row of an export; if its run.json cannot be read, the reason."""
     try:
-        return export_row(exports.state(export_id), exports.job(export_id))
+        return export_row(state, exports.export_job(state.id))
     except UserError as error:
         lost = {"folder": "", "lane": "", "part": "", "left": "", "share": 0, "forms": [], "active": False}
-        state = {"badge": str(BADGES[Phase.FAILED]), "tone": "bad", "resumable": False, "error": str(error)}
-        return {"id": export_id, "name": export_id, **lost, **state}
+        shown = {"badge": str(BADGES[Phase.FAILED]), "tone": "bad", "resumable": False, "error": str(error)}
+        return {"id": state.id, "name": state.id, **lost, **shown}
 
 
 def export_row(state: RunState, job: ExportJob) -> dict[str, Any]:
@@ -109,9 +107,9 @@ def export_row(state: RunState, job: ExportJob) -> dict[str, Any]:
         "badge": str(BADGES.get(state.phase, WORKING)),
         "tone": "busy" if state.phase.is_active else TONES.get(state.phase, "plain"),
         "part": page_text("exports.step", part=str(at.part), number=at.number, parts=at.parts) if at else "",
-        "share": round(at.done / at.total, 2) if at and at.total else 0,
+        "share": round(at.done / at.total, 2) if at else 0,
         "left": page_text("exports.left", time=format_clock(at.seconds_left)) if at and at.seconds_left else "",
-        "error": str(state.error) if state.error else "",
+        "error": str(state.error or (state.detail if state.phase is Phase.PAUSED else NO_TEXT)),
         "resumable": state.phase.is_resumable,
         "forms": [form_row(form) for form in state.exported.forms] if state.exported else [],
     }
@@ -119,13 +117,13 @@ def export_row(state: RunState, job: ExportJob) -> dict[str, Any]:
 
 def form_row(form: CertificateRow) -> dict[str, Any]:
     """One form of the certificate, as the page shows it."""
-    kl = form.engine_divergence if form.engine_divergence is not None else form.divergence
+    kl = form.served_divergence
     return {
-        "form": str(FORM_LABELS.get(form.form, form.form)),
+        "form": str(EXPORT_TARGETS[form.form].label) if form.form in EXPORT_TARGETS else form.form,
         "size": format_file_size(form.bytes),
-        "answers": format_answers(form.engine_answers or form.answers),
+        "answers": format_answers(form.served_answers),
         "kl": "–" if kl is None else f"{kl:.2g}",
-        "kept": format_share(form.kept),
+        "kept": format_measure(form.kept, KEPT_FORMAT) or "–",
         "verdict": str(Text(f"verdicts.{form.verdict}")),
         "tone": VERDICT_TONES[form.verdict],
         "problem": str(form.problem) if form.problem else "",
@@ -134,10 +132,3 @@ def form_row(form: CertificateRow) -> dict[str, Any]:
 
 def format_answers(answers: AnswerComparison | None) -> str:
     return page_text("exports.of", equal=answers.equal, count=answers.count) if answers else "–"
-
-
-def format_share(found: ConfidenceInterval | None) -> str:
-    if found is None:
-        return "–"
-    low, high = found.ends
-    return f"{found.value:.0%} [{100 * low:.0f}, {100 * high:.0f}]"

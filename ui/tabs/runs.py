@@ -77,7 +77,7 @@ def build_runs_tab(supervisor: Supervisor, live: gr.HTML) -> None:
         supervisor.exports.resume(event.export)
 
     def open_export(event: gr.EventData) -> None:
-        file_manager.open_folder(supervisor.exports.folder(event.export))
+        file_manager.open_folder(supervisor.exports.export_job(event.export).folder)
 
     bind_handler(live.exportrun, export_run, gr.EventData, problem=problem, **QUIET_OPTIONS)
     bind_handler(live.stopexport, stop_export, gr.EventData, problem=problem, **QUIET_OPTIONS)

@@ -117,7 +117,7 @@ def test_a_model_in_several_files_keeps_them(base: Path, tmp_path: Path) -> None
     (tmp_path / "merged").mkdir()
     result = merge_adapter(tmp_path / "split", adapter, tmp_path / "merged", "base", lambda *at: done.append(at))
     write_config(tmp_path / "merged", json.loads((base / "config.json").read_text()), result.untied, "base")
-    assert sorted(result.files) == files == sorted(path.name for path in (tmp_path / "merged").glob("*.safetensors"))
+    assert files == sorted(path.name for path in (tmp_path / "merged").glob("*.safetensors"))
     assert (
         logits(AutoModelForCausalLM.from_pretrained(tmp_path / "merged")) - live_logits(base, adapter)
     ).abs().max() < 1e-4

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.support import export_case
 from trainer_core.config.jobs import Lane
-from trainer_core.errors import DiskError, ModelError, UserError
-from trainer_core.export import pipeline
+from trainer_core.errors import ConfigError, DiskError, ModelError, UserError
+from trainer_core.export import measure, pipeline
 from trainer_core.export.certify import certify_forms
 from trainer_core.export.context import ExportContext
 from trainer_core.export.gguf import check_no_path
+from trainer_core.planning import export_cost
 from trainer_core.runs.checkpoints import MANIFEST, file_sha256
 from trainer_core.runs.events import Event, Phase
 from trainer_core.runs.export_events import CertificateRow, ExportFinished, ExportPart, ExportProgress
@@ -103,7 +105,7 @@ def test_a_file_that_would_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "it.gguf"
     file.write_bytes(b"GGUF" + bytes(1000) + f"made in {tmp_path}/merged".encode())
     with pytest.raises(ModelError) as error:
-        check_no_path(file)
+        check_no_path(file, [tmp_path])
     assert error.value.text.code == "export.path_in_file"
 
 
@@ -147,11 +149,41 @@ def test_parts_of_another_lane_are_not_taken(folder: Path, lane: Lane) -> None:
     assert not export_case.open_context(half).staging.is_complete("adapter")
 
 
+def test_a_part_that_was_changed_is_made_anew(folder: Path, lane: Lane) -> None:
+    job = export_case.export_job(folder, lane, ("adapter",), out=str(folder / "changed"))
+    context = export_case.open_context(job)
+    pipeline.make_part(context, "adapter")
+    file = context.part_path("adapter") / "adapter_model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    assert not context.staging.is_complete("adapter")
+    pipeline.make_part(context, "adapter")
+    content[-1] ^= 1
+    assert file.read_bytes() == content
+
+
+def test_the_space_of_complete_parts_is_not_asked_for_again(tmp_path: Path) -> None:
+    free = export_cost.free_bytes(tmp_path)
+    cost = export_cost.export_cost(("merged",), base_bytes=free, base_bits=16, adapter_bytes=0)
+    export_cost.require_space(cost, tmp_path, written=free)
+    with pytest.raises(DiskError) as error:
+        export_cost.require_space(cost, tmp_path, written=0)
+    assert error.value.text.code == "export.no_room"
+
+
+def test_weights_that_do_not_fit_the_memory_are_not_measured() -> None:
+    with pytest.raises(measure.WeightsUnread) as error:
+        measure.require_memory(10**13)
+    assert error.value.text.code == "export.no_memory"
+    measure.require_memory(1000)
+
+
 def test_a_name_that_is_taken_is_refused_and_left_alone(folder: Path, lane: Lane) -> None:
     job = export_case.export_job(folder, lane, ("adapter",), out=str(folder / "taken"))
     job.folder.mkdir(parents=True)
     (job.folder / "mine").write_text("here")
-    with pytest.raises(DiskError) as error:
+    with pytest.raises(ConfigError) as error:
         export_case.run_export(folder, job)
     assert error.value.text.code == "export.name_taken" and [path.name for path in job.folder.iterdir()] == ["mine"]
 
@@ -257,8 +289,6 @@ def test_other_weights_are_called_changed(folder: Path, lane: Lane, tmp_path: Pa
                 path.unlink()
         shutil.copytree(Path(job.model), tmp_path / "mixed")
         shutil.copy(other / "model.safetensors", tmp_path / "mixed" / "model.safetensors")
-        context.base = tmp_path / "mixed"
-        pipeline.make_part(context, "merged")
-        context.base = Path(job.model)
+        pipeline.make_part(replace(context, base=tmp_path / "mixed"), "merged")
     row = certificate(context, "merged")
     assert row.same_words and row.verdict == "changed"

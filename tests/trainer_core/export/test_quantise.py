@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,11 @@ import pytest
 from trainer_core.config.export_targets import EXPORT_TARGETS, merged_source, needs_quantiser, with_sources
 from trainer_core.config.jobs import ExportJob, Lane
 from trainer_core.errors import ModelError
-from trainer_core.export.context import ExportContext, ExportStopped
+from trainer_core.export.context import ExportContext
 from trainer_core.export.quantise import write_quantised
 from trainer_core.export.staging import ExportStaging
-from trainer_core.runs.control import StopRequests
-from trainer_core.runs.events import Event
 from trainer_core.runs.export_events import ExportProgress
+from trainer_core.runs.progress import Cancelled, ProgressTracker
 from trainer_core.system.llama_quantiser import FOLDER_VARIABLE, find_quantiser
 
 pytestmark = [
@@ -43,7 +43,8 @@ def context(tmp_path: Path) -> ExportContext:
     job = ExportJob(model="starter", lane=lane, targets=("gguf:q4_k_m",), out=str(tmp_path / "out"), name="it")
     staging = ExportStaging(job.folder, "x")
     staging.begin()
-    found = ExportContext(job, tmp_path, "", staging, lambda event: None, StopRequests(), 1)
+    tracker = ProgressTracker(ExportProgress, lambda event: None, threading.Event(), seconds=0)
+    found = ExportContext(job, tmp_path, "", staging, lambda event: None, tracker)
     found.part_path("gguf:f16").write_bytes(b"GGUF" + bytes(2996))
     return found
 
@@ -70,11 +71,11 @@ def test_the_program_gets_the_file_and_the_format(
     context: ExportContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     play(tmp_path / "bin", monkeypatch, pause=0.2)
-    events = list[Event]()
-    context.emit = events.append
+    events = list[ExportProgress]()
+    context.tracker.say = events.append
     write_quantised(context, tmp_path / "it.gguf", "gguf:q4_k_m")
     assert (tmp_path / "it.gguf").read_bytes() == b"GGUF" + bytes(2996) + b"Q4_K_M"
-    assert any(isinstance(event, ExportProgress) and event.done > 0 for event in events)
+    assert any(event.done for event in events)
 
 
 def test_without_one_the_error_names_the_ways_out(
@@ -97,6 +98,6 @@ def test_what_it_said_last_is_told_when_it_fails(
 
 def test_stopping_ends_the_program(context: ExportContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     play(tmp_path / "bin", monkeypatch, pause=60)
-    context.wants.stop.set()
-    with pytest.raises(ExportStopped):
+    context.tracker.cancelled.set()
+    with pytest.raises(Cancelled):
         write_quantised(context, tmp_path / "it.gguf", "gguf:q4_k_m")

@@ -35,12 +35,12 @@ from trainer_core.inference.likelihoods import (
     length_batches,
 )
 from trainer_core.inference.load import LaneSet, load_lanes
-from trainer_core.inference.progress import ScoringCancelled, ScoringTracker
 from trainer_core.inference.scoring import compute_scores, read_score_pairs
 from trainer_core.jobs.supervisor import Supervisor, wait_for
 from trainer_core.runs.compare_events import ConfidenceInterval, ScoringProgress
 from trainer_core.runs.compare_requests import CancelRequest, ScoreRequest
 from trainer_core.runs.events import Phase
+from trainer_core.runs.progress import Cancelled, ProgressTracker
 from trainer_core.runs.workspace import Workspace
 from trainer_core.texts import Text
 
@@ -72,11 +72,11 @@ def lanes(folder: Path) -> LaneSet:
     return load_lanes(str(folder / "base"), "fp32", (Lane(name="Base"), Lane(name="One", adapter=str(folder / "one"))))
 
 
-def progress(cancelled: bool = False) -> ScoringTracker:
+def progress(cancelled: bool = False) -> ProgressTracker[ScoringProgress]:
     event = threading.Event()
     if cancelled:
         event.set()
-    return ScoringTracker(lambda _: None, event)
+    return ProgressTracker(ScoringProgress, lambda _: None, event)
 
 
 def test_scores_equal_the_log_probs_of_one_row_at_a_time(folder: Path, lanes: LaneSet) -> None:
@@ -227,7 +227,7 @@ def test_missing_pairs_are_refused_with_their_path(tmp_path: Path) -> None:
 
 
 def test_scoring_stops_when_asked(folder: Path, lanes: LaneSet) -> None:
-    with pytest.raises(ScoringCancelled):
+    with pytest.raises(Cancelled):
         compute_scores(lanes, ScoreRequest(pairs=str(folder / "pairs.jsonl")), progress(cancelled=True))
 
 
@@ -329,7 +329,7 @@ def test_only_what_answers_do_not_share_is_judged(lanes: LaneSet) -> None:
 
 def test_progress_counts_every_part_to_its_end(folder: Path, lanes: LaneSet) -> None:
     said: list[ScoringProgress] = []
-    steady = ScoringTracker(said.append, threading.Event(), seconds=0.0)
+    steady = ProgressTracker(ScoringProgress, said.append, threading.Event(), seconds=0.0)
     request = ScoreRequest(pairs=str(folder / "pairs.jsonl"), prompts=("hi",), sampling=Sampling(max_new_tokens=8))
     compute_scores(lanes, request, steady)
     for number, part in enumerate(("held_out", "general", "own_answers"), 1):

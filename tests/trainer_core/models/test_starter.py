@@ -24,8 +24,9 @@ from trainer_core.inference import general_questions
 from trainer_core.inference.answer_likelihoods import BASE
 from trainer_core.inference.generate import GenerationRow, generate_rows
 from trainer_core.inference.load import load_lanes
-from trainer_core.inference.progress import ScoringTracker
 from trainer_core.models import starter
+from trainer_core.runs.compare_events import ScoringProgress
+from trainer_core.runs.progress import ProgressTracker
 from trainer_core.runs.workspace import Workspace, default_workspace, ensure_dir
 
 pytestmark = pytest.mark.real
@@ -158,7 +159,9 @@ def test_random_weights_are_told_from_none_by_what_the_model_forgot(folder: Path
     tiny.adapter(tmp_path / "zero", folder, rank=16, scale=0.0)
     given = [Lane(name=name, adapter=str(tmp_path / name)) for name in ("broken", "zero")]
     lanes = load_lanes(str(folder), "bf16", (Lane(name="Base"), *given))
-    known = general_questions.answer_general_questions(lanes, ScoringTracker(lambda _: None, threading.Event()))
+    known = general_questions.answer_general_questions(
+        lanes, ProgressTracker(ScoringProgress, lambda _: None, threading.Event())
+    )
     assert sum(known[BASE]) > 0.75 * len(known[BASE]), "too few right answers to lose"
     assert known["zero"] == known["Base"] == known[BASE]
     broken = confidence.measure_forgetting(known[BASE], known["broken"])

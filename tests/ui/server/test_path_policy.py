@@ -106,3 +106,17 @@ def test_models_of_the_workspace_alone_are_open_to_the_network(
     assert refusals(check, out) == []
     ask_from(NEIGHBOUR)
     assert refusals(check, out + ours) == out
+
+
+def test_from_another_computer_exports_go_to_their_folder_alone(
+    workspace: Workspace, ask_from: Callable[[str], None]
+) -> None:
+    (workspace.exports / "link").symlink_to(workspace.root.parent / "outside")
+    out = [path.format(home=workspace.exports) for path in OUT] + [f"{workspace.exports}/own"]
+
+    def check(path: str) -> None:
+        path_policy.check_export_folder(workspace, path)
+
+    assert refusals(check, out) == []
+    ask_from(NEIGHBOUR)
+    assert refusals(check, [*out, str(workspace.exports)]) == out
