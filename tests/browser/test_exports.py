@@ -64,7 +64,7 @@ def test_from_the_menu_of_a_run_to_its_certificate(app: App, page: Page) -> None
     rows = made.locator("tbody tr")
     expect(rows).to_have_count(2)
     expect(rows.nth(0).locator("td")).to_have_text(
-        ["144.8 MB", "14 of 16", "0.0003", "99% [99, 99]", "same but for ties"]
+        ["144.8 MB", "14 of 16", "0.0003", "98.8% [98.6%, 98.9%]", "same but for ties"]
     )
     again = open_form(page)
     assert again.get_by_role("checkbox").nth(1).is_checked()  # the last choice
