@@ -379,7 +379,9 @@
       makeNode("label", {}, `${pageText("compare_tab.strength")} `, makeNode("b", {}), strength),
       makeNode("label", {}, `${pageText("compare_tab.blend_with")} `, other), makeNode("label", {}, `${pageText("compare_tab.mix")} `, makeNode("b", {}), share),
       makeNode("p", { class: "quiet" }, pageText("compare_tab.next_answer")));
-    const adjust = () => callEndpoint("adjust_lane", { lane: name, strength: strength.value / 100, other: share.value > 0 ? other.value : "", share: share.value / 100 });
+    let last = Promise.resolve(); // one call after another: the server answers calls side by side, and the newest must win
+    const send = () => callEndpoint("adjust_lane", { lane: name, strength: strength.value / 100, other: share.value > 0 ? other.value : "", share: share.value / 100 });
+    const adjust = () => (last = last.then(send));
     for (const input of [strength, share, other]) {
       input.addEventListener("input", () => labelStrength(box));
       input.addEventListener("change", adjust);

@@ -14,7 +14,7 @@ from trainer_core.data.quality.checks import QUALITY_CHECKS
 from trainer_core.data.quality.report import IGNORED_CONTENT
 from trainer_core.export import certificate_page
 from trainer_core.export.model_card import Relation
-from trainer_core.runs.export_events import Verdict
+from trainer_core.runs.export_events import BaseWeights, Verdict
 from trainer_core.texts import FORMATTER, NO_TEXT, Text, parse_text, templates
 from ui.format import PAGE, page_texts
 
@@ -23,6 +23,7 @@ SOURCES = sorted([*(ROOT / "trainer_core").rglob("*.py"), *(ROOT / "ui").rglob("
 NOT_PARAMS = {"keys", "offers"}
 FAMILIES = {
     "certificate_columns": (dict.fromkeys(certificate_page.COLUMNS), set()),
+    "base_weights": (dict.fromkeys(get_args(BaseWeights)), set()),
     "verdicts": (dict.fromkeys(get_args(Verdict)), set()),
     "model_card": (dict.fromkeys(get_args(Relation)), {"name", "lane", "base"}),
     "quality": (QUALITY_CHECKS, set()),

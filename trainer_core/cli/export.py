@@ -10,6 +10,7 @@ from trainer_core.cli import terminal
 from trainer_core.config.export_targets import OFFERED_TARGETS
 from trainer_core.config.jobs import Lane
 from trainer_core.errors import ConfigError
+from trainer_core.evaluation.certificate_text import base_lines
 from trainer_core.evaluation.score_table import KEPT_FORMAT, format_measure
 from trainer_core.jobs.export_control import ExportRequest
 from trainer_core.jobs.lane_choices import lanes_by_name, step_lane_name
@@ -103,6 +104,8 @@ def print_end(state: RunState) -> int:
         stopped = Text("export.stopped_safely")
         terminal.print_error(str(state.error or (state.detail if state.phase is Phase.PAUSED else stopped)))
         return 1
+    for line in base_lines(state.exported.bases):
+        terminal.print_line(line)
     for row in state.exported.forms:
         terminal.print_line(row_line(row))
     terminal.print_line(str(Text("export.done", folder=state.exported.folder)))

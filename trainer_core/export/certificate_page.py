@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from html import escape
 
 from trainer_core.config.jobs import ExportJob
+from trainer_core.evaluation.certificate_text import base_lines
 from trainer_core.evaluation.score_table import KEPT_FORMAT, SHARE_FORMAT, format_measure
-from trainer_core.runs.export_events import AnswerComparison, CertificateRow
+from trainer_core.runs.export_events import AnswerComparison, CertificateRow, ExportFinished
 from trainer_core.system.format import format_mb
 from trainer_core.texts import Text
 
@@ -23,12 +23,14 @@ td.changed { color: light-dark(#b3261e, #ffb4ab) }
 COLUMNS = ("form", "size", "prompts", "answers", "engine", "divergence", "accuracy", "kept", "verdict")
 
 
-def render_page(job: ExportJob, rows: Sequence[CertificateRow], pairs: int) -> str:
+def render_page(job: ExportJob, finished: ExportFinished) -> str:
+    rows = finished.forms
     title = str(Text("certificate.title", name=job.name))
     head = "".join(f"<th scope=col>{escape(str(Text(f'certificate_columns.{name}')))}</th>" for name in COLUMNS)
     body = "".join(render_row(row) for row in rows)
-    notes = "".join(f"<p>{escape(row.form)}: {escape(str(row.problem))}</p>" for row in rows if row.problem)
-    intro = escape(str(Text("certificate.intro", lane=job.lane.name, pairs=pairs)))
+    said = [*base_lines(finished.bases), *(f"{row.form}: {row.problem}" for row in rows if row.problem)]
+    notes = "".join(f"<p>{escape(one)}</p>" for one in said)
+    intro = escape(str(Text("certificate.intro", lane=job.lane.name, pairs=finished.pairs)))
     legend = escape(str(Text("certificate.legend")))
     return (
         f'<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width">'

@@ -52,18 +52,14 @@ class LaneReference:
     base_preferences: tuple[float, ...]
 
 
-def certify_forms(context: ExportContext) -> tuple[list[CertificateRow], int]:
-    """A row for every form that the user asked for, and the number of pairs.
+def certify_forms(context: ExportContext, reference: LaneReference, pairs: Sequence[Pair]) -> list[CertificateRow]:
+    """A row for every form that the user asked for.
 
     Raises:
         ModelError: a form reads prompts differently from training.
         Cancelled: the user stopped the export.
     """
-    pairs = held_out_pairs(context)
-    context.tracker.begin(Text("export.measuring", form=context.job.lane.name))
-    reference = measure_lane(context, pairs)
-    rows = [measure_form(context, target, reference, pairs) for target in measured_targets(context.job.targets)]
-    return rows, len(pairs)
+    return [measure_form(context, target, reference, pairs) for target in measured_targets(context.job.targets)]
 
 
 def measured_targets(targets: Sequence[str]) -> tuple[str, ...]:
@@ -73,7 +69,8 @@ def measured_targets(targets: Sequence[str]) -> tuple[str, ...]:
 
 def count_measurements(targets: Sequence[str]) -> int:
     """The lane, each form's weights, and each GGUF file in its engine."""
-    return 1 + sum(2 if EXPORT_TARGETS[target].file_type else 1 for target in measured_targets(targets))
+    forms = measured_targets(targets)
+    return bool(forms) + sum(2 if EXPORT_TARGETS[target].file_type else 1 for target in forms)
 
 
 def held_out_pairs(context: ExportContext) -> list[Pair]:
@@ -90,6 +87,7 @@ def pair_letters(pair: Pair) -> int:
 
 def measure_lane(context: ExportContext, pairs: Sequence[Pair]) -> LaneReference:
     """The lane as Compare loads it: the base in the run's precision, with its adapters."""
+    context.tracker.begin(Text("export.measuring", form=context.job.lane.name))
     lane = context.job.lane.model_copy(update={"system": ""})
     lanes = load_lanes(str(context.base), context.job.precision, [lane])
     conversations = prompt_conversations(context.job.lane)
@@ -172,15 +170,12 @@ def with_weights(
     """The row with what the form's weights do in transformers."""
     name, own = row.form, reference.answers
     answers = greedy_answers(context, lanes, reference.prompts, name)
-    along = zip(reference.prompts, own, strict=True)
-    found = [measure.next_token_logprobs(lanes, prompt, answer, name) for prompt, answer in along if answer]
-    expected = [likely for likely, answer in zip(reference.logprobs, own, strict=True) if answer]
     scored, _ = score_pairs(context, lanes, pairs, name)
     accuracy, kept = margin_kept(reference.lane_preferences, scored, reference.base_preferences)
     row = replace(
         row,
         answers=compare_answers(own, answers, reference.logprobs),
-        divergence=mean_divergence(expected, found) if found else None,
+        divergence=mean_lane_divergence(lanes, name, reference),
         accuracy=accuracy,
         kept=kept,
     )
@@ -188,6 +183,14 @@ def with_weights(
         return row  # the engine has a template and a tokenizer of its own, in the file
     prompts = measure.render_prompts(lanes, reference.conversations)
     return with_words(row, prompts, reference.prompts, measure.special_tokens(lanes) == reference.special)
+
+
+def mean_lane_divergence(lanes: LaneSet, name: str, reference: LaneReference) -> float | None:
+    """Mean KL(trained lane ‖ this one) per token along the trained lane's answers, in nats."""
+    along = zip(reference.prompts, reference.answers, strict=True)
+    found = [measure.next_token_logprobs(lanes, prompt, answer, name) for prompt, answer in along if answer]
+    expected = [likely for likely, answer in zip(reference.logprobs, reference.answers, strict=True) if answer]
+    return mean_divergence(expected, found) if found else None
 
 
 def with_words(

@@ -20,6 +20,9 @@ def part_name(job: ExportJob, target: str) -> str:
     return f"{job.name}{suffix}" if suffix else target
 
 
+WritePart = Callable[["ExportContext", Path], None]
+
+
 @dataclass(frozen=True)
 class ExportContext:
     """base: the folder of the base's weights. base_name: the base as others find it; empty: it is on this computer alone."""
@@ -38,3 +41,10 @@ class ExportContext:
 
     def part_path(self, target: str) -> Path:
         return self.staging.path(part_name(self.job, target))
+
+    def make_part(self, name: str, write: WritePart) -> Path:
+        """Write a part of this name, unless it is complete already, and return its place."""
+        if not self.staging.is_complete(name):
+            with self.staging.build_part(name) as path:
+                write(self, path)
+        return self.staging.path(name)

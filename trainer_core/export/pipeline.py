@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -16,11 +15,18 @@ from trainer_core.config.export_targets import EXPORT_TARGETS, with_sources
 from trainer_core.config.jobs import ExportJob
 from trainer_core.config.recipe import STARTER
 from trainer_core.export import certificate_page
-from trainer_core.export.certify import certify_forms, count_measurements
-from trainer_core.export.context import ExportContext, part_name
+from trainer_core.export.base_choice import BASE_STEPS, choose_base
+from trainer_core.export.certify import (
+    certify_forms,
+    count_measurements,
+    held_out_pairs,
+    measure_lane,
+    measured_targets,
+)
+from trainer_core.export.context import ExportContext, WritePart, part_name
+from trainer_core.export.four_bit import count_packed_weights, is_four_bit
 from trainer_core.export.merge import weight_files
 from trainer_core.export.staging import ExportStaging
-from trainer_core.export.tensor_file import count_weights
 from trainer_core.models import hub, resolve
 from trainer_core.planning import export_cost
 from trainer_core.runs.checkpoints import ADAPTER_FILES, file_sha256
@@ -37,7 +43,6 @@ STARTER_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 """The starter is that model, out of four bits."""
 CERTIFICATE, PAGE = "export.json", "certificate.html"
 CONVERTERS = ("gguf", "peft", "transformers")
-WritePart = Callable[[ExportContext, Path], None]
 
 
 def export_lane(job: ExportJob, run_dir: Path, emit: EventLog, wants: StopRequests) -> Phase:
@@ -54,14 +59,14 @@ def export_lane(job: ExportJob, run_dir: Path, emit: EventLog, wants: StopReques
         return Phase.DONE
     staging.begin()
     export_cost.require_space(estimate_cost(job, base), job.folder, staging.byte_count())
-    parts = with_sources(job.targets)
-    tracker = ProgressTracker(ExportProgress, emit, wants.stop, len(parts) + count_measurements(job.targets))
+    steps = len(with_sources(job.targets)) + count_measurements(job.targets)
+    rounded = is_four_bit(base, job.precision) and measured_targets(job.targets)
+    steps += BASE_STEPS if rounded else 0
+    tracker = ProgressTracker(ExportProgress, emit, wants.stop, steps)
     context = ExportContext(job, base, public_name(job.model), staging, emit, tracker)
     emit(PhaseChanged(Phase.SAVING, Text("export.writing")))
     try:
-        for target in parts:
-            make_part(context, target)
-        emit(write_certificate(context))
+        emit(make_parts(context))
     except Cancelled:
         return Phase.STOPPED
     staging.publish([*(part_name(job, target) for target in job.targets), CERTIFICATE, PAGE])
@@ -91,8 +96,9 @@ def estimate_cost(job: ExportJob, base: Path) -> export_cost.ExportCost:
     adapters = sum(export_cost.folder_bytes(Path(folder)) for folder in job.lane.adapter_folders)
     files = weight_files(base)
     size = sum(path.stat().st_size for path in files)
-    bits = 8 * size / sum(map(count_weights, files))
-    return export_cost.export_cost(job.targets, size, bits, adapters)
+    weights = sum(map(count_packed_weights, files))
+    rounded = 2 * weights if is_four_bit(base, job.precision) else 0
+    return export_cost.export_cost(job.targets, size, 8 * size / weights, adapters, rounded)
 
 
 def public_name(model: str) -> str:
@@ -102,12 +108,41 @@ def public_name(model: str) -> str:
     return model if resolve.is_hub_id(model) else ""
 
 
+def make_parts(context: ExportContext) -> ExportFinished:
+    """Measure the lane, make every form, and hold it against the lane.
+
+    Raises:
+        ModelError, DiskError, Cancelled: as `export_lane`.
+    """
+    finished = ExportFinished(str(context.staging.target), (), 0)
+    if measured_targets(context.job.targets):
+        finished = make_measured_parts(context, finished)
+    else:
+        make_all(context)
+    write_certificate(context, finished)
+    return finished
+
+
+def make_measured_parts(context: ExportContext, finished: ExportFinished) -> ExportFinished:
+    """The parts, with what was measured on them."""
+    pairs = held_out_pairs(context)
+    reference = measure_lane(context, pairs)
+    base, bases = choose_base(context, reference, pairs)
+    context = replace(context, base=base)
+    make_all(context)
+    rows = certify_forms(context, reference, pairs)
+    return replace(finished, forms=tuple(rows), pairs=len(pairs), bases=bases)
+
+
+def make_all(context: ExportContext) -> None:
+    for target in with_sources(context.job.targets):
+        make_part(context, target)
+
+
 def make_part(context: ExportContext, target: str) -> None:
     name = part_name(context.job, target)
     context.tracker.begin(Text("export.part", part=target))
-    if not context.staging.is_complete(name):
-        with context.staging.build_part(name) as path:
-            find_writer(target)(context, path)
+    context.make_part(name, find_writer(target))
     files = context.staging.parts()[name].values()
     context.emit(ExportPart(name, sum(file.bytes for file in files)))
 
@@ -118,25 +153,19 @@ def find_writer(target: str) -> WritePart:
     return cast(WritePart, partial(found, key=target) if EXPORT_TARGETS[target].file_type else found)
 
 
-def write_certificate(context: ExportContext) -> ExportFinished:
-    """Measure every form, and write the certificate as JSON and as a page.
-
-    Raises:
-        ModelError: a form reads prompts differently from training.
-    """
-    rows, pairs = certify_forms(context)
-    finished = ExportFinished(str(context.staging.target), tuple(rows), pairs)
+def write_certificate(context: ExportContext, finished: ExportFinished) -> None:
+    """Write the certificate as JSON and as a page."""
     told = {
         "lane": context.job.lane.name,
         "base": context.base_name,
-        "pairs": pairs,
-        "rows": list(map(row_values, rows)),
+        "pairs": finished.pairs,
+        "bases": [asdict(one) | {"problem": str(one.problem)} for one in finished.bases],
+        "rows": list(map(row_values, finished.forms)),
     }
     with context.staging.build_part(CERTIFICATE) as path:
         path.write_text(json.dumps(told, indent=1), encoding="utf-8")
     with context.staging.build_part(PAGE) as path:
-        path.write_text(certificate_page.render_page(context.job, rows, pairs), encoding="utf-8")
-    return finished
+        path.write_text(certificate_page.render_page(context.job, finished), encoding="utf-8")
 
 
 def row_values(row: CertificateRow) -> dict[str, object]:

@@ -16,6 +16,8 @@ from trainer_core.system.format import format_gb
 FREE_BYTES = 1 << 30
 """Bytes of free disk space that an export leaves."""
 
+MERGED_BITS = 16.0
+
 
 @dataclass(frozen=True)
 class ExportCost:
@@ -25,18 +27,23 @@ class ExportCost:
     peak: int
 
 
-def export_cost(targets: Sequence[str], base_bytes: int, base_bits: float, adapter_bytes: int) -> ExportCost:
+def export_cost(
+    targets: Sequence[str], base_bytes: int, base_bits: float, adapter_bytes: int, rounded_bytes: int = 0
+) -> ExportCost:
     """What these targets take.
 
     Args:
         base_bytes: of the base's weight files. base_bits: per weight in them.
+        rounded_bytes: of the base after the rounding to 4 bits, if it is written too. Merged models are then in 16 bits.
     """
+    merged_bits = MERGED_BITS if rounded_bytes else base_bits
     sizes = {
-        target: adapter_bytes if target == "adapter" else round(base_bytes * ((kind.bits or base_bits) / base_bits))
+        target: adapter_bytes if target == "adapter" else round(base_bytes * ((kind.bits or merged_bits) / base_bits))
         for target, kind in EXPORT_TARGETS.items()
     }
     return ExportCost(
-        {target: sizes[target] for target in targets}, sum(sizes[target] for target in with_sources(targets))
+        {target: sizes[target] for target in targets},
+        rounded_bytes + sum(sizes[target] for target in with_sources(targets)),
     )
 
 

@@ -101,13 +101,34 @@ class CertificateRow:
         return "ties" if any(one.gaps for one in answers) else "same"
 
 
+BaseWeights = Literal["original", "rounded"]
+
+
+@dataclass(frozen=True)
+class BaseMeasure:
+    """What the adapter does on the weights before or after the rounding to 4 bits. A value is None if it was not measured.
+
+    divergence: mean KL(lane ‖ adapter on these weights) per token, in nats. kept: as in a CertificateRow.
+    """
+
+    base: BaseWeights
+    divergence: float | None = None
+    kept: ConfidenceInterval | None = None
+    problem: Text = NO_TEXT
+
+
 @dataclass(frozen=True)
 class ExportFinished:
-    """The export lies in `folder`. pairs: held-out pairs of the certificate."""
+    """The export lies in `folder`.
+
+    pairs: held-out pairs of the certificate. bases: the weights measured to merge into, the chosen ones first; empty if the
+    base was not in 4 bits.
+    """
 
     folder: str
     forms: tuple[CertificateRow, ...]
     pairs: int
+    bases: tuple[BaseMeasure, ...] = ()
 
 
 ExportEvent = ExportProgress | ExportPart | ExportFinished

@@ -8,6 +8,7 @@ from typing import Any
 from trainer_core.config.export_targets import EXPORT_TARGETS, OFFERED_TARGETS, needs_quantiser
 from trainer_core.config.jobs import ExportJob
 from trainer_core.errors import UserError
+from trainer_core.evaluation.certificate_text import base_lines
 from trainer_core.evaluation.score_table import KEPT_FORMAT, format_measure
 from trainer_core.jobs.export_control import ExportControl
 from trainer_core.jobs.lane_choices import lanes_by_name
@@ -112,6 +113,7 @@ def export_row(state: RunState, job: ExportJob) -> dict[str, Any]:
         "error": str(state.error or (state.detail if state.phase is Phase.PAUSED else NO_TEXT)),
         "resumable": state.phase.is_resumable,
         "forms": [form_row(form) for form in state.exported.forms] if state.exported else [],
+        "notes": base_lines(state.exported.bases) if state.exported else [],
     }
 
 

@@ -17,7 +17,7 @@ from tests.support import export_case
 from trainer_core.config.jobs import Lane
 from trainer_core.errors import ConfigError, DiskError, ModelError, UserError
 from trainer_core.export import measure, pipeline
-from trainer_core.export.certify import certify_forms
+from trainer_core.export.certify import certify_forms, held_out_pairs, measure_lane
 from trainer_core.export.context import ExportContext
 from trainer_core.export.gguf import check_no_path
 from trainer_core.planning import export_cost
@@ -242,9 +242,9 @@ def change_end(file: Path) -> None:
     replace_value(file, "tokenizer.ggml.eos_token_id", (17).to_bytes(4, "little"))
 
 
-def certificate(context: ExportContext, form: str) -> CertificateRow:
-    (row,) = (row for row in certify_forms(context)[0] if row.form == form)
-    return row
+def certify(context: ExportContext) -> list[CertificateRow]:
+    pairs = held_out_pairs(context)
+    return certify_forms(context, measure_lane(context, pairs), pairs)
 
 
 @pytest.mark.parametrize(
@@ -267,7 +267,7 @@ def test_a_file_that_reads_prompts_differently_is_not_exported(
     shutil.copy(folder / "out" / "it" / FILE, file)
     spoil(file)
     with pytest.raises(ModelError) as error:
-        certify_forms(context)
+        certify(context)
     assert error.value.text.code == code
 
 
@@ -290,5 +290,5 @@ def test_other_weights_are_called_changed(folder: Path, lane: Lane, tmp_path: Pa
         shutil.copytree(Path(job.model), tmp_path / "mixed")
         shutil.copy(other / "model.safetensors", tmp_path / "mixed" / "model.safetensors")
         pipeline.make_part(replace(context, base=tmp_path / "mixed"), "merged")
-    row = certificate(context, "merged")
+    (row,) = certify(context)
     assert row.same_words and row.verdict == "changed"

@@ -52,6 +52,7 @@ from trainer_core.runs.events import (
 )
 from trainer_core.runs.export_events import (
     AnswerComparison,
+    BaseMeasure,
     CertificateRow,
     ExportFinished,
     ExportPart,
@@ -104,7 +105,9 @@ EXAMPLES: list[Event] = [
     ScoringProgress(verbatim("answers"), 1, 2, 10, 40, None),
     ExportProgress(verbatim("merged"), 1, 3, 10, 40, 2.5),
     ExportPart("merged", 1000),
-    ExportFinished("/out/it", (FORM,), 24),
+    ExportFinished(
+        "/out/it", (FORM,), 24, (BaseMeasure("rounded", 0.1, HALF), BaseMeasure("original", problem=verbatim("no")))
+    ),
     ScoresReady((LaneScore("Base", HALF, HALF, HALF, HALF, forgetting=ForgettingCheck(2, 1, HALF, 0.3)),)),
     PromptStarted("a1", "hi", ("Base", "DPO")),
     TextChunk("a1", {"Base": "Hé \u2028 </script>", "DPO": ""}),
