@@ -201,6 +201,8 @@ WRITERS = {
     "trainer_core/export/lane_adapter.py": "fills a staging folder",
     "trainer_core/export/merge.py": "fills a staging folder",
     "trainer_core/export/model_card.py": "fills a staging folder",
+    "trainer_core/export/lm_studio.py": "fills a staging folder",
+    "trainer_core/export/ollama.py": "fills a staging folder",
     "trainer_core/export/pipeline.py": "fills a staging folder",
     "trainer_core/export/tensor_file.py": "fills a staging folder",
     "trainer_core/training/checkpointing.py": "sorts a staging folder",

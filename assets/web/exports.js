@@ -86,7 +86,7 @@
       makeNode("td", {}, makeNode("span", { class: "badge", "data-tone": form.tone }, form.verdict)));
     return makeNode("div", { class: "tablewrap", tabindex: 0, role: "region", "aria-label": one.name },
       makeNode("table", {}, makeNode("thead", {}, makeNode("tr", {}, ...columnTitles().map((title) => makeNode("th", { scope: "col" }, title)))), makeNode("tbody", {}, ...one.forms.map(makeRow))),
-      ...[...one.notes, one.folder].map((line) => makeNode("p", { class: "quiet small" }, line)));
+      ...[...one.programs, ...one.notes, one.folder].map((line) => makeNode("p", { class: "quiet small" }, line)));
   }
 
   const columnTitles = () => [

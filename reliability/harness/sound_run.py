@@ -190,10 +190,12 @@ def make_export_events() -> list[Event]:
     form = export_events.CertificateRow(
         "merged", 100, 16.0, True, True, True, answers, answers, 0.001, 0.001, number, number, text
     )
+    base = export_events.BaseMeasure("rounded", 0.001, number, text)
     return [
         export_events.ExportProgress(text, 1, 2, 5, 9, 3.0),
         export_events.ExportPart("merged", 100),
-        export_events.ExportFinished("/exports/it", (form,), 24),
+        export_events.ExportFinished("/exports/it", (form,), 24, (base,)),
+        export_events.ExportRegistered("ollama", text),
     ]
 
 

@@ -108,6 +108,8 @@ def print_end(state: RunState) -> int:
         terminal.print_line(line)
     for row in state.exported.forms:
         terminal.print_line(row_line(row))
+    for given in state.registered.values():
+        terminal.print_line(str(given.said or given.problem))
     terminal.print_line(str(Text("export.done", folder=state.exported.folder)))
     return 0
 

@@ -18,7 +18,9 @@ class ExportTarget:
         source: the target that it is made from; it is made first, and removed again if nobody asked for it.
         bits: per weight, for the size and the verdict; 0: the base's own.
         suffix: of the file's name; empty: a folder.
-        file_type: llama.cpp's name of the number format, for a GGUF file.
+        file_type: llama.cpp's name of the number format, for a GGUF file or one that the program makes of it.
+        register: "module:function", for a form that a program on this computer is given. Called once the export is complete.
+        check: "module:function". Called before any work; raises for a model that cannot take this form.
     """
 
     label: Text
@@ -27,12 +29,20 @@ class ExportTarget:
     bits: float = 0.0
     suffix: str = ""
     file_type: str = ""
+    register: str = ""
+    check: str = ""
+
+    @property
+    def is_gguf(self) -> bool:
+        return bool(self.suffix)
 
 
 GGUF = "trainer_core.export.gguf:write_gguf"
 QUANTISED = "trainer_core.export.quantise:write_quantised"
 """Needs llama.cpp's quantiser. Bits per weight: llama.cpp's own figures for Llama 3.1 8B (tools/quantize/README.md)."""
 FOLDERS = "trainer_core.export.folders"
+OLLAMA = "trainer_core.export.ollama"
+IN_OLLAMA = {"register": f"{OLLAMA}:register_ollama", "check": f"{OLLAMA}:check_ollama"}
 EXPORT_TARGETS: Mapping[str, ExportTarget] = {
     "adapter": ExportTarget(Text("page.export_forms.adapter"), f"{FOLDERS}:write_adapter"),
     "merged": ExportTarget(Text("page.export_forms.merged"), f"{FOLDERS}:write_merged", "adapter"),
@@ -45,6 +55,22 @@ EXPORT_TARGETS: Mapping[str, ExportTarget] = {
     "gguf:q4_k_m": ExportTarget(
         Text("page.export_forms.q4_k_m"), QUANTISED, "gguf:f16", 4.89, "-Q4_K_M.gguf", "Q4_K_M"
     ),
+    "ollama": ExportTarget(Text("page.export_forms.ollama"), f"{OLLAMA}:write_ollama", "gguf:q8_0", 8.5, **IN_OLLAMA),
+    "ollama:q4_k_m": ExportTarget(
+        Text("page.export_forms.ollama_q4_k_m"),
+        f"{OLLAMA}:write_ollama",
+        "gguf:f16",
+        16,
+        file_type="q4_K_M",
+        **IN_OLLAMA,
+    ),
+    "lmstudio": ExportTarget(
+        Text("page.export_forms.lmstudio"),
+        "trainer_core.export.lm_studio:write_lm_studio",
+        "gguf:q8_0",
+        8.5,
+        register="trainer_core.export.lm_studio:register_lm_studio",
+    ),
 }
 OFFERED_TARGETS = tuple(key for key, target in EXPORT_TARGETS.items() if target.label)
 """Those that a user is asked about; others are only there to be made from."""
@@ -56,9 +82,15 @@ def needs_quantiser(target: str) -> bool:
 
 def merged_source(target: str) -> str:
     """The merged folder that a GGUF file is made from."""
-    while EXPORT_TARGETS[target].file_type:
+    while EXPORT_TARGETS[target].is_gguf:
         target = EXPORT_TARGETS[target].source
     return target
+
+
+def measured_targets(targets: Iterable[str]) -> tuple[str, ...]:
+    """The forms of the certificate: what a program is given is the file that it is made from; the adapter is the lane itself."""
+    forms = (EXPORT_TARGETS[one].source if EXPORT_TARGETS[one].register else one for one in targets)
+    return tuple(dict.fromkeys(form for form in forms if form != "adapter"))
 
 
 def with_sources(targets: Iterable[str]) -> tuple[str, ...]:

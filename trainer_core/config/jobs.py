@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from trainer_core.config.export_targets import OFFERED_TARGETS
-from trainer_core.config.recipe import Precision, Recipe
+from trainer_core.config.recipe import Precision, Recipe, Sampling
 from trainer_core.errors import ConfigError
 from trainer_core.schema import StrictModel
 from trainer_core.texts import Text
@@ -78,6 +78,8 @@ class ExportJob(StrictModel):
     targets: tuple[str, ...] = Field(min_length=1, max_length=len(OFFERED_TARGETS))
     out: str
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    sampling: Sampling = Sampling()
+    """What the lane was compared with; a program that takes settings is given these."""
     held_out: str = ""
     """A file of pairs, to measure how much of the trained preference a form keeps."""
     run: str = ""

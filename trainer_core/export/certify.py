@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from trainer_core.config.export_targets import EXPORT_TARGETS, merged_source
+from trainer_core.config.export_targets import EXPORT_TARGETS, measured_targets, merged_source
 from trainer_core.config.jobs import Lane
 from trainer_core.data import Message, Pair
 from trainer_core.errors import ModelError
@@ -62,15 +62,10 @@ def certify_forms(context: ExportContext, reference: LaneReference, pairs: Seque
     return [measure_form(context, target, reference, pairs) for target in measured_targets(context.job.targets)]
 
 
-def measured_targets(targets: Sequence[str]) -> tuple[str, ...]:
-    """The forms of the certificate: all but the adapter, which is the lane itself."""
-    return tuple(target for target in targets if target != "adapter")
-
-
 def count_measurements(targets: Sequence[str]) -> int:
     """The lane, each form's weights, and each GGUF file in its engine."""
     forms = measured_targets(targets)
-    return bool(forms) + sum(2 if EXPORT_TARGETS[target].file_type else 1 for target in forms)
+    return bool(forms) + sum(2 if EXPORT_TARGETS[target].is_gguf else 1 for target in forms)
 
 
 def held_out_pairs(context: ExportContext) -> list[Pair]:
@@ -139,7 +134,7 @@ def measure_form(
     path, kind = context.part_path(target), EXPORT_TARGETS[target]
     size = path.stat().st_size if path.is_file() else sum(one.stat().st_size for one in path.glob("*.safetensors"))
     row = CertificateRow(form=target, bytes=size, bits=kind.bits or 16.0)
-    if kind.file_type:
+    if kind.is_gguf:
         context.tracker.begin(Text("export.trying", form=target))
         row = with_engine(context, row, path, reference)
     context.tracker.begin(Text("export.measuring", form=target))
@@ -157,7 +152,7 @@ def open_form(context: ExportContext, target: str) -> LaneSet:
         WeightsUnread: they cannot be measured here.
     """
     path = context.part_path(target)
-    if EXPORT_TARGETS[target].file_type:
+    if EXPORT_TARGETS[target].is_gguf:
         tokenizer = measure.load_tokenizer(context.part_path(merged_source(target)))
         return measure.load_gguf(path, tokenizer, target)
     measure.require_memory(sum(map(count_weights, weight_files(path))))
@@ -179,7 +174,7 @@ def with_weights(
         accuracy=accuracy,
         kept=kept,
     )
-    if EXPORT_TARGETS[row.form].file_type:
+    if EXPORT_TARGETS[row.form].is_gguf:
         return row  # the engine has a template and a tokenizer of its own, in the file
     prompts = measure.render_prompts(lanes, reference.conversations)
     return with_words(row, prompts, reference.prompts, measure.special_tokens(lanes) == reference.special)

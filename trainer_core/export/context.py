@@ -17,7 +17,7 @@ from trainer_core.runs.progress import ProgressTracker
 def part_name(job: ExportJob, target: str) -> str:
     """The name of a target's folder or file."""
     suffix = EXPORT_TARGETS[target].suffix
-    return f"{job.name}{suffix}" if suffix else target
+    return f"{job.name}{suffix}" if suffix else target.replace(":", "-")
 
 
 WritePart = Callable[["ExportContext", Path], None]

@@ -5,24 +5,20 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
-from trainer_core.config.export_targets import EXPORT_TARGETS, with_sources
+from trainer_core.config.export_targets import EXPORT_TARGETS, measured_targets, with_sources
 from trainer_core.config.jobs import ExportJob
 from trainer_core.config.recipe import STARTER
+from trainer_core.errors import UserError
 from trainer_core.export import certificate_page
 from trainer_core.export.base_choice import BASE_STEPS, choose_base
-from trainer_core.export.certify import (
-    certify_forms,
-    count_measurements,
-    held_out_pairs,
-    measure_lane,
-    measured_targets,
-)
+from trainer_core.export.certify import certify_forms, count_measurements, held_out_pairs, measure_lane
 from trainer_core.export.context import ExportContext, WritePart, part_name
 from trainer_core.export.four_bit import count_packed_weights, is_four_bit
 from trainer_core.export.merge import weight_files
@@ -33,7 +29,13 @@ from trainer_core.runs.checkpoints import ADAPTER_FILES, file_sha256
 from trainer_core.runs.control import StopRequests
 from trainer_core.runs.event_log import EventLog
 from trainer_core.runs.events import Phase, PhaseChanged
-from trainer_core.runs.export_events import CertificateRow, ExportFinished, ExportPart, ExportProgress
+from trainer_core.runs.export_events import (
+    CertificateRow,
+    ExportFinished,
+    ExportPart,
+    ExportProgress,
+    ExportRegistered,
+)
 from trainer_core.runs.progress import Cancelled, ProgressTracker
 from trainer_core.runs.run_state import read_run_state
 from trainer_core.runs.workspace import Workspace
@@ -46,7 +48,7 @@ CONVERTERS = ("gguf", "peft", "transformers")
 
 
 def export_lane(job: ExportJob, run_dir: Path, emit: EventLog, wants: StopRequests) -> Phase:
-    """Write the export, or go on with one that was interrupted.
+    """Write the export, or go on with one that was interrupted, and give it to the programs that were asked for.
 
     Raises:
         ModelError: a part cannot be made, or a file would read prompts differently; there is nothing under the final name.
@@ -55,22 +57,52 @@ def export_lane(job: ExportJob, run_dir: Path, emit: EventLog, wants: StopReques
     """
     base = fetch_base(job, run_dir, emit)
     staging = ExportStaging(job.folder, hash_source(job, base))
-    if read_run_state(run_dir).exported and staging.is_published():
-        return Phase.DONE
-    staging.begin()
-    export_cost.require_space(estimate_cost(job, base), job.folder, staging.byte_count())
-    steps = len(with_sources(job.targets)) + count_measurements(job.targets)
-    rounded = is_four_bit(base, job.precision) and measured_targets(job.targets)
-    steps += BASE_STEPS if rounded else 0
-    tracker = ProgressTracker(ExportProgress, emit, wants.stop, steps)
+    programs = [target for target in job.targets if EXPORT_TARGETS[target].register]
+    tracker = ProgressTracker(ExportProgress, emit, wants.stop, count_steps(job, base))
     context = ExportContext(job, base, public_name(job.model), staging, emit, tracker)
-    emit(PhaseChanged(Phase.SAVING, Text("export.writing")))
     try:
-        emit(make_parts(context))
+        if not (read_run_state(run_dir).exported and staging.is_published()):
+            write_export(context)
+        register_forms(context, [one for one in programs if one not in read_run_state(run_dir).registered])
     except Cancelled:
         return Phase.STOPPED
-    staging.publish([*(part_name(job, target) for target in job.targets), CERTIFICATE, PAGE])
     return Phase.DONE
+
+
+def count_steps(job: ExportJob, base: Path) -> int:
+    """Steps of the progress."""
+    forms = measured_targets(job.targets)
+    rounded = BASE_STEPS if forms and is_four_bit(base, job.precision) else 0
+    programs = sum(bool(EXPORT_TARGETS[target].register) for target in job.targets)
+    return len(with_sources(job.targets)) + count_measurements(job.targets) + rounded + programs
+
+
+def write_export(context: ExportContext) -> None:
+    """Make and measure every part, then give the folder its name.
+
+    Raises:
+        ModelError, ConfigError, DiskError, Cancelled: as `export_lane`.
+    """
+    job, staging = context.job, context.staging
+    staging.begin()
+    export_cost.require_space(estimate_cost(job, context.base), job.folder, staging.byte_count())
+    for target in job.targets:
+        if check := EXPORT_TARGETS[target].check:
+            find_function(check)(context)
+    context.emit(PhaseChanged(Phase.SAVING, Text("export.writing")))
+    context.emit(make_parts(context))
+    staging.publish([*(part_name(job, target) for target in job.targets), CERTIFICATE, PAGE])
+
+
+def register_forms(context: ExportContext, targets: Sequence[str]) -> None:
+    """Give each program its form. A program that does not take it leaves the export whole."""
+    for target in targets:
+        context.tracker.begin(Text("export.registering", program=EXPORT_TARGETS[target].label))
+        try:
+            said = find_function(EXPORT_TARGETS[target].register)(context, target)
+            context.emit(ExportRegistered(target, said))
+        except UserError as error:
+            context.emit(ExportRegistered(target, problem=error.text))
 
 
 def hash_source(job: ExportJob, base: Path) -> str:
@@ -148,9 +180,15 @@ def make_part(context: ExportContext, target: str) -> None:
 
 
 def find_writer(target: str) -> WritePart:
-    module, name = EXPORT_TARGETS[target].write.split(":")
-    found = getattr(importlib.import_module(module), name)
-    return cast(WritePart, partial(found, key=target) if EXPORT_TARGETS[target].file_type else found)
+    found = find_function(EXPORT_TARGETS[target].write)
+    kind = EXPORT_TARGETS[target]
+    return cast(WritePart, partial(found, key=target) if kind.file_type or kind.register else found)
+
+
+def find_function(name: str) -> Callable[..., Any]:
+    """The function that "module:function" names."""
+    module, function = name.split(":")
+    return cast(Callable[..., Any], getattr(importlib.import_module(module), function))
 
 
 def write_certificate(context: ExportContext, finished: ExportFinished) -> None:

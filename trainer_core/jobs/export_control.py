@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer_core.config.jobs import ExportJob, Lane, require_free_name
+from trainer_core.config.recipe import Sampling
 from trainer_core.errors import BusyError, ConfigError
 from trainer_core.jobs.registry import RunRegistry
 from trainer_core.jobs.run_watcher import RunWatcher, refresh_watchers
@@ -79,6 +80,7 @@ class ExportControl:
             "targets": tuple(asked.targets),
             "out": str(asked.out.resolve()),
             "name": asked.name,
+            "sampling": self.find_sampling(asked.run),
             "held_out": str(held_out) if held_out.exists() else "",
             "run": asked.run,
         }
@@ -90,6 +92,11 @@ class ExportControl:
             facts = self.spawner.run_file_facts((), job.model)
             run_dir = run_folder.create_run(self.registry.workspace.export_jobs, job, job.name, **facts)
             return self.spawn(RunWatcher(run_dir), job.model)
+
+    def find_sampling(self, run: str) -> Sampling:
+        """The settings that the run's lanes last answered with in Compare."""
+        comparison = self.registry.comparison
+        return comparison.sampling if comparison and comparison.run == run else Sampling()
 
     def require_idle(self, job: ExportJob) -> None:
         """Two exports never write the same folder at once.

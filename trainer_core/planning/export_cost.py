@@ -30,7 +30,7 @@ class ExportCost:
 def export_cost(
     targets: Sequence[str], base_bytes: int, base_bits: float, adapter_bytes: int, rounded_bytes: int = 0
 ) -> ExportCost:
-    """What these targets take.
+    """What these targets take. What a program is given is a second name of the file that it is made from.
 
     Args:
         base_bytes: of the base's weight files. base_bits: per weight in them.
@@ -43,7 +43,7 @@ def export_cost(
     }
     return ExportCost(
         {target: sizes[target] for target in targets},
-        rounded_bytes + sum(sizes[target] for target in with_sources(targets)),
+        rounded_bytes + sum(sizes[one] for one in with_sources(targets) if not EXPORT_TARGETS[one].register),
     )
 
 

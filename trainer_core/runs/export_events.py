@@ -131,4 +131,13 @@ class ExportFinished:
     bases: tuple[BaseMeasure, ...] = ()
 
 
-ExportEvent = ExportProgress | ExportPart | ExportFinished
+@dataclass(frozen=True)
+class ExportRegistered:
+    """A program on this computer was given its form. said: where the model is in it; problem: why it was not given."""
+
+    target: str
+    said: Text = NO_TEXT
+    problem: Text = NO_TEXT
+
+
+ExportEvent = ExportProgress | ExportPart | ExportFinished | ExportRegistered

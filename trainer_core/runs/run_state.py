@@ -52,7 +52,7 @@ from trainer_core.runs.events import (
     TrainEvent,
     TrainStep,
 )
-from trainer_core.runs.export_events import ExportEvent, ExportFinished, ExportPart, ExportProgress
+from trainer_core.runs.export_events import ExportEvent, ExportFinished, ExportPart, ExportProgress, ExportRegistered
 from trainer_core.system import untrusted_files
 from trainer_core.system.untrusted_files import UnsafeFile
 from trainer_core.texts import NO_TEXT, Text
@@ -118,6 +118,8 @@ class RunState:
     heated: TokenHeatmap | None = None
     exporting: ExportProgress | None = None
     exported: ExportFinished | None = None
+    registered: Mapping[str, ExportRegistered] = field(default_factory=dict)
+    """What programs on this computer were given, by export target."""
 
     def answers_to(self, ask: str) -> PromptAnswers | None:
         """Answers to a prompt; None before its turn, and once they are dropped."""
@@ -276,6 +278,8 @@ def apply_export_event(view: RunState, event: ExportEvent) -> RunState:
             return view
         case ExportFinished():
             return replace(view, exporting=None, exported=event)
+        case ExportRegistered():
+            return replace(view, registered={**view.registered, event.target: event})
 
 
 def with_answers(view: RunState, ask: str, said: PromptAnswers) -> RunState:

@@ -92,7 +92,17 @@ def safe_row(exports: ExportControl, state: RunState) -> dict[str, Any]:
     try:
         return export_row(state, exports.export_job(state.id))
     except UserError as error:
-        lost = {"folder": "", "lane": "", "part": "", "left": "", "share": 0, "forms": [], "active": False}
+        lost = {
+            "folder": "",
+            "lane": "",
+            "part": "",
+            "left": "",
+            "share": 0,
+            "forms": [],
+            "notes": [],
+            "programs": [],
+            "active": False,
+        }
         shown = {"badge": str(BADGES[Phase.FAILED]), "tone": "bad", "resumable": False, "error": str(error)}
         return {"id": state.id, "name": state.id, **lost, **shown}
 
@@ -114,6 +124,7 @@ def export_row(state: RunState, job: ExportJob) -> dict[str, Any]:
         "resumable": state.phase.is_resumable,
         "forms": [form_row(form) for form in state.exported.forms] if state.exported else [],
         "notes": base_lines(state.exported.bases) if state.exported else [],
+        "programs": [str(one.said or one.problem) for one in state.registered.values()],
     }
 
 

@@ -57,6 +57,7 @@ from trainer_core.runs.export_events import (
     ExportFinished,
     ExportPart,
     ExportProgress,
+    ExportRegistered,
 )
 from trainer_core.runs.run_state import RunState, apply, mark_dead  # fmt: skip
 from trainer_core.texts import Text, verbatim
@@ -108,6 +109,7 @@ EXAMPLES: list[Event] = [
     ExportFinished(
         "/out/it", (FORM,), 24, (BaseMeasure("rounded", 0.1, HALF), BaseMeasure("original", problem=verbatim("no")))
     ),
+    ExportRegistered("ollama", verbatim("it"), verbatim("down")),
     ScoresReady((LaneScore("Base", HALF, HALF, HALF, HALF, forgetting=ForgettingCheck(2, 1, HALF, 0.3)),)),
     PromptStarted("a1", "hi", ("Base", "DPO")),
     TextChunk("a1", {"Base": "Hé \u2028 </script>", "DPO": ""}),
