@@ -86,8 +86,12 @@
       makeNode("td", {}, makeNode("span", { class: "badge", "data-tone": form.tone }, form.verdict)));
     return makeNode("div", { class: "tablewrap", tabindex: 0, role: "region", "aria-label": one.name },
       makeNode("table", {}, makeNode("thead", {}, makeNode("tr", {}, ...columnTitles().map((title) => makeNode("th", { scope: "col" }, title)))), makeNode("tbody", {}, ...one.forms.map(makeRow))),
+      ...makeChart(one.chart),
       ...[...one.programs, ...one.notes, one.folder].map((line) => makeNode("p", { class: "quiet small" }, line)));
   }
+
+  // The picture is the app's own SVG, the one of the certificate's page.
+  const makeChart = (text) => text ? [document.importNode(new DOMParser().parseFromString(text, "text/html").querySelector("svg"), true)] : [];
 
   const columnTitles = () => [
     pageText("exports.form"), pageText("exports.size"), pageText("exports.answers"),

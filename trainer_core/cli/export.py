@@ -10,6 +10,7 @@ from trainer_core.cli import terminal
 from trainer_core.config.export_targets import OFFERED_TARGETS
 from trainer_core.config.jobs import Lane
 from trainer_core.errors import ConfigError
+from trainer_core.evaluation.certificate_chart import smallest_form
 from trainer_core.evaluation.certificate_text import base_lines
 from trainer_core.evaluation.score_table import KEPT_FORMAT, format_measure
 from trainer_core.jobs.export_control import ExportRequest
@@ -108,6 +109,8 @@ def print_end(state: RunState) -> int:
         terminal.print_line(line)
     for row in state.exported.forms:
         terminal.print_line(row_line(row))
+    if smallest := smallest_form(state.exported.forms):
+        terminal.print_line(str(smallest))
     for given in state.registered.values():
         terminal.print_line(str(given.said or given.problem))
     terminal.print_line(str(Text("export.done", folder=state.exported.folder)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from trainer_core.config.jobs import ExportJob
+from trainer_core.evaluation.certificate_chart import CHART_STYLE, render_kept_chart, smallest_form
 from trainer_core.evaluation.certificate_text import base_lines
 from trainer_core.evaluation.score_table import KEPT_FORMAT, SHARE_FORMAT, format_measure
 from trainer_core.runs.export_events import AnswerComparison, CertificateRow, ExportFinished
@@ -28,15 +29,19 @@ def render_page(job: ExportJob, finished: ExportFinished) -> str:
     title = str(Text("certificate.title", name=job.name))
     head = "".join(f"<th scope=col>{escape(str(Text(f'certificate_columns.{name}')))}</th>" for name in COLUMNS)
     body = "".join(render_row(row) for row in rows)
-    said = [*base_lines(finished.bases), *(f"{row.form}: {row.problem}" for row in rows if row.problem)]
-    notes = "".join(f"<p>{escape(one)}</p>" for one in said)
+    said = [
+        *filter(None, [smallest_form(rows)]),
+        *base_lines(finished.bases),
+        *(f"{row.form}: {row.problem}" for row in rows if row.problem),
+    ]
+    notes = "".join(f"<p>{escape(str(one))}</p>" for one in said)
     intro = escape(str(Text("certificate.intro", lane=job.lane.name, pairs=finished.pairs)))
     legend = escape(str(Text("certificate.legend")))
     return (
         f'<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style><h1>{escape(title)}</h1><p>{intro}</p>"
+        f"<title>{escape(title)}</title><style>{STYLE}{CHART_STYLE}</style><h1>{escape(title)}</h1><p>{intro}</p>"
         f"<div class=scroll tabindex=0><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-        f"{notes}<p>{legend}</p></html>\n"
+        f"{render_kept_chart(rows)}{notes}<p>{legend}</p></html>\n"
     )
 
 

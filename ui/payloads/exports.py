@@ -8,6 +8,7 @@ from typing import Any
 from trainer_core.config.export_targets import EXPORT_TARGETS, OFFERED_TARGETS, needs_quantiser
 from trainer_core.config.jobs import ExportJob
 from trainer_core.errors import UserError
+from trainer_core.evaluation.certificate_chart import render_kept_chart, smallest_form
 from trainer_core.evaluation.certificate_text import base_lines
 from trainer_core.evaluation.score_table import KEPT_FORMAT, format_measure
 from trainer_core.jobs.export_control import ExportControl
@@ -16,7 +17,7 @@ from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.planning import export_cost
 from trainer_core.planning.presets import architecture_for_model, load_catalogue
 from trainer_core.runs.events import Phase
-from trainer_core.runs.export_events import AnswerComparison, CertificateRow
+from trainer_core.runs.export_events import AnswerComparison, CertificateRow, ExportFinished
 from trainer_core.runs.run_folder import slugify_name
 from trainer_core.runs.run_state import RunState
 from trainer_core.system.format import format_clock, format_file_size
@@ -94,6 +95,7 @@ def safe_row(exports: ExportControl, state: RunState) -> dict[str, Any]:
     except UserError as error:
         lost = {
             "folder": "",
+            "chart": "",
             "lane": "",
             "part": "",
             "left": "",
@@ -123,9 +125,15 @@ def export_row(state: RunState, job: ExportJob) -> dict[str, Any]:
         "error": str(state.error or (state.detail if state.phase is Phase.PAUSED else NO_TEXT)),
         "resumable": state.phase.is_resumable,
         "forms": [form_row(form) for form in state.exported.forms] if state.exported else [],
-        "notes": base_lines(state.exported.bases) if state.exported else [],
+        "notes": export_notes(state.exported) if state.exported else [],
+        "chart": render_kept_chart(state.exported.forms) if state.exported else "",
         "programs": [str(one.said or one.problem) for one in state.registered.values()],
     }
+
+
+def export_notes(exported: ExportFinished) -> list[str]:
+    smallest = smallest_form(exported.forms)
+    return [*([str(smallest)] if smallest else []), *base_lines(exported.bases)]
 
 
 def form_row(form: CertificateRow) -> dict[str, Any]:
