@@ -326,7 +326,14 @@
       makeNode("p", { class: "quiet adapter" }), ...(lane.strength ? [makeStrength(lane.name), makeUseButton(lane.name)] : []));
   }
 
-  const makeUseButton = (lane) => makeNode("p", { class: "buttons" }, makeNode("button", { class: "button small use-model", onclick: () => app.openExport(app.getPart("compare").run, lane) }, pageText("exports.use_model"), makeNode("span", { class: "sr" }, ` ${lane}`)));
+  const makeUseButton = (lane) => makeNode("p", { class: "buttons" }, makeNode("button", { class: "button small use-model", onclick: (event) => app.openExport(app.getPart("compare").run, lane, readStrength(event.currentTarget.closest("[data-lane]"))) }, pageText("exports.use_model"), makeNode("span", { class: "sr" }, ` ${lane}`)));
+
+  // What the sliders say, unless it is the adapter as trained.
+  function readStrength(pane) {
+    const [strength, share] = pane.querySelectorAll(".strength input"), other = pane.querySelector(".strength select");
+    const mixed = share.value > 0 ? { other: other.value, share: share.value / 100 } : {};
+    return strength.value === "100" && !mixed.other ? null : { strength: strength.value / 100, ...mixed };
+  }
 
   function fillLane(place, lane, compare, marks) {
     const pane = [...place.children].find((one) => one.dataset.lane === lane.name), answer = pane.querySelector(".answer");

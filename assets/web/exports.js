@@ -11,12 +11,13 @@
   app.makeExportForm = (run, options, close) => {
     const cancel = makeNode("button", { type: "button", class: "button small", onclick: close }, pageText("exports.cancel"));
     if (options.problem) return makeNode("div", {}, makeNode("p", { class: "warn", role: "alert" }, options.problem), cancel);
-    const lane = makeNode("select", {}, ...options.lanes.map((name) => makeNode("option", { value: name, selected: name === options.lane }, name)));
+    const { setting } = options, asSet = setting && pageText("exports.as_set", { lane: options.lane, strength: Math.round(100 * setting.strength) });
+    const lane = makeNode("select", {}, ...[asSet, ...options.lanes].filter(Boolean).map((name) => makeNode("option", { value: name, selected: name === (asSet ?? options.lane) }, name)));
     const forms = rememberedForms();
     const boxes = options.targets.map((target) => makeNode("input", { type: "checkbox", value: target.key, checked: forms.includes(target.key) && !target.missing, disabled: target.missing }));
     const name = makeNode("input", { type: "text", maxlength: 64, required: true, pattern: "[A-Za-z0-9][A-Za-z0-9._\\-]*" });
     const out = makeNode("input", { type: "text", required: true });
-    [name.value, out.value] = [exportName(options.name, options.lane), options.out];
+    [name.value, out.value] = [exportName(options.name, lane.value), options.out];
     lane.onchange = () => (name.value = exportName(options.name, lane.value));
     const problem = makeNode("p", { class: "warn", role: "alert" });
     const start = (event) => {
@@ -24,7 +25,7 @@
       const targets = boxes.filter((box) => box.checked).map((box) => box.value);
       if (!targets.length) return (problem.textContent = pageText("exports.none_chosen"));
       localStorage.setItem(CHOSEN, JSON.stringify(targets));
-      app.sendEvent("exportrun", { run: run.id, lane: lane.value, targets, out: out.value, name: name.value });
+      app.sendEvent("exportrun", { run: run.id, targets, out: out.value, name: name.value, ...(lane.value === asSet ? { lane: options.lane, ...setting } : { lane: lane.value }) });
       close();
     };
     const makeForm = (target, index) => makeNode("label", {}, boxes[index], ` ${target.label} `, makeNode("span", { class: "quiet" }, target.missing ? pageText("exports.no_quantiser") : target.size));

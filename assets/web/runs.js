@@ -120,19 +120,19 @@
     popup.firstElementChild.focus();
   }
 
-  async function openExport(run, lane) {
+  async function openExport(run, lane, setting) {
     const options = await app.loadExportOptions(run.id);
     if (!options) return; // the app is gone, which the page says elsewhere
-    const chosen = options.lanes?.includes(lane) ? { ...options, lane } : options;
+    const chosen = options.lanes?.includes(lane) ? { ...options, lane, setting } : options;
     showBelow(run, app.makeExportForm(run, chosen, () => showBelow(run, null)));
     entries.get(run.id).more.scrollIntoView({ block: "center" });
   }
 
   // From another tab: the table of runs may have to be made first.
-  app.openExport = (id, lane) => {
+  app.openExport = (id, lane, setting) => {
     app.openTab("runs");
     const end = performance.now() + 10_000;
-    const look = () => entries.has(id) ? openExport(entries.get(id).run, lane) : performance.now() < end && setTimeout(look, 50);
+    const look = () => entries.has(id) ? openExport(entries.get(id).run, lane, setting) : performance.now() < end && setTimeout(look, 50);
     look();
   };
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -120,6 +121,28 @@ def test_compare_leads_to_the_form_with_its_lane(app: App, visit: Visit) -> None
     expect(page.locator(".export-form").get_by_label("Name")).to_have_value("first-sft")
 
 
+def test_the_strength_set_in_compare_is_exported(app: App, visit: Visit) -> None:
+    page = visit(app)
+    open_compare(page, "first")
+    pane = page.locator("#lanes [data-lane='DPO']")
+    pane.locator("summary").click()
+    strength = pane.get_by_label("Strength")
+    strength.focus()
+    for _ in range(8):
+        strength.press("ArrowLeft")
+    page.get_by_role("button", name="Use this model… DPO").click()
+    form = page.locator(".export-form")
+    expect(form.locator("select")).to_have_value("DPO at 60 %, as set in Compare")
+    form.get_by_label("Name").fill("as-set")
+    form.get_by_role("button", name="Export", exact=True).click()
+    made = page.locator("article.export").first
+    expect(made.locator("h3")).to_have_text("as-set")
+    expect(made.locator(".badge").first).to_have_text("Exported")
+    newest = max((app.workspace / "export-jobs").iterdir())
+    lane = json.loads((newest / "run.json").read_text())["job"]["lane"]
+    assert (lane["name"], lane["strength"], lane["other"]) == ("DPO at 60%", 0.6, None)
+
+
 def test_the_page_shows_the_exports_of_before(app: App, page: Page) -> None:
     assert Path(app.workspace / "export-jobs").is_dir()
-    expect(page.locator("article.export")).to_have_count(3)
+    expect(page.locator("article.export")).to_have_count(4)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import gradio as gr
 from pydantic import Field
 
+from trainer_core.config.jobs import Lane
 from trainer_core.jobs.export_control import ExportRequest
-from trainer_core.jobs.lane_choices import select_lanes
+from trainer_core.jobs.lane_choices import MAX_NAME_LENGTH, select_lanes
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.runs import metadata, trash
 from trainer_core.runs.metadata import RunMetadata
@@ -29,6 +30,10 @@ class ExportForm(StrictModel):
     targets: tuple[str, ...] = Field(min_length=1)
     out: str = Field(min_length=1)
     name: str = Field(min_length=1)
+    strength: float | None = None
+    """As set with Compare's slider; with `other`, a lane, and its share of the blend. None: the lane's own."""
+    other: str = ""
+    share: float = 0.0
 
 
 def start_export(supervisor: Supervisor, form: ExportForm) -> str:
@@ -39,8 +44,18 @@ def start_export(supervisor: Supervisor, form: ExportForm) -> str:
         DiskError: a user on another computer may not write there.
     """
     path_policy.check_export_folder(supervisor.workspace, form.out)
-    (lane,) = select_lanes(supervisor.registry, form.run, [form.lane])
+    lane = choose_lane(supervisor, form)
     return supervisor.exports.start(ExportRequest(form.run, lane, form.targets, expand_home(form.out), form.name))
+
+
+def choose_lane(supervisor: Supervisor, form: ExportForm) -> Lane:
+    """The lane of the form, as it was set in Compare."""
+    lane, *others = select_lanes(supervisor.registry, form.run, list(filter(None, [form.lane, form.other])))
+    if form.strength is None:
+        return lane
+    name = f"{lane.name} at {form.strength:.0%}"[:MAX_NAME_LENGTH]
+    mixed = {"other": others[0].adapter, "share": form.share} if others else {}
+    return parse_values(Lane, lane.model_dump() | {"name": name, "strength": form.strength} | mixed, "lane")
 
 
 def build_runs_tab(supervisor: Supervisor, live: gr.HTML) -> None:
