@@ -88,6 +88,7 @@
     return makeNode("div", { class: "tablewrap", tabindex: 0, role: "region", "aria-label": one.name },
       makeNode("table", {}, makeNode("thead", {}, makeNode("tr", {}, ...columnTitles().map((title) => makeNode("th", { scope: "col" }, title)))), makeNode("tbody", {}, ...one.forms.map(makeRow))),
       ...makeChart(one.chart),
+      ...(one.serving.length ? [makeNode("details", {}, makeNode("summary", {}, pageText("exports.serving")), ...one.serving.map((line) => makeNode("p", { class: "small" }, line)))] : []),
       ...[...one.programs, ...one.notes, one.folder].map((line) => makeNode("p", { class: "quiet small" }, line)));
   }
 

@@ -16,6 +16,7 @@ from trainer_core.evaluation.score_table import KEPT_FORMAT, format_measure
 from trainer_core.jobs.export_control import ExportRequest
 from trainer_core.jobs.lane_choices import lanes_by_name, step_lane_name
 from trainer_core.jobs.supervisor import Supervisor
+from trainer_core.planning.serving_lines import serving_lines
 from trainer_core.runs.events import Phase
 from trainer_core.runs.export_events import CertificateRow
 from trainer_core.runs.run_folder import slugify_name
@@ -86,7 +87,7 @@ def follow_export(supervisor: Supervisor, export_id: str) -> int:
             if (line := progress_line(state)) != shown:
                 terminal.print_line(shown := line)
             if not state.phase.is_active:
-                return print_end(state)
+                return print_end(supervisor, export_id)
             time.sleep(REFRESH_SECONDS)
         except KeyboardInterrupt:
             supervisor.exports.stop(export_id)
@@ -100,7 +101,8 @@ def progress_line(state: RunState) -> str:
     return f"[{at.number}/{at.parts}] {at.part} {at.done / at.total:.0%}{left}"
 
 
-def print_end(state: RunState) -> int:
+def print_end(supervisor: Supervisor, export_id: str) -> int:
+    state = supervisor.exports.export_state(export_id)
     if state.phase is not Phase.DONE or state.exported is None:
         stopped = Text("export.stopped_safely")
         terminal.print_error(str(state.error or (state.detail if state.phase is Phase.PAUSED else stopped)))
@@ -111,8 +113,10 @@ def print_end(state: RunState) -> int:
         terminal.print_line(row_line(row))
     if smallest := smallest_form(state.exported.forms):
         terminal.print_line(str(smallest))
-    for given in state.registered.values():
-        terminal.print_line(str(given.said or given.problem))
+    job = supervisor.exports.export_job(export_id)
+    programs = [given.said or given.problem for given in state.registered.values()]
+    for one in (*programs, *serving_lines(job, supervisor.workspace.runs / job.run)):
+        terminal.print_line(str(one))
     terminal.print_line(str(Text("export.done", folder=state.exported.folder)))
     return 0
 

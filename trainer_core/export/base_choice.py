@@ -22,14 +22,13 @@ from trainer_core.export.merge import weight_files
 from trainer_core.export.tensor_file import TensorReader, count_weights
 from trainer_core.inference.load import load_lanes
 from trainer_core.models import hub, resolve
-from trainer_core.planning.presets import load_catalogue
+from trainer_core.planning.serving_lines import original_name
 from trainer_core.runs.export_events import BaseMeasure, BaseWeights
 from trainer_core.texts import Text
 
 ROUNDED_BASE, CHOICE = "base-rounded", "base-choice.txt"
 BASE_STEPS = 3
 """Steps of the progress: the rounded weights are written, and both are measured."""
-PACKED_ENDINGS = ("-unsloth-bnb-4bit", "-bnb-4bit")
 MAX_TWIN_ERROR = 0.02
 """Mean distance of a packed layer from our own rounding of the original, as a share of its mean weight: 0 but for the rounding of
 scales on another device. NF4 itself moves a weight by 0.09, a fine-tuned sibling by some hundredths."""
@@ -102,21 +101,6 @@ def find_original(context: ExportContext, rounded: Path) -> Path:
         raise ModelError("export.no_original", model=name) from error
     require_twin(folder, rounded, name)
     return folder
-
-
-def original_name(model: str) -> str:
-    """The Hub's 16-bit repository of a packed model.
-
-    Raises:
-        ModelError: none is known.
-    """
-    for known in load_catalogue().models:
-        if model == known.packed:
-            return known.whole
-    ending = next((end for end in PACKED_ENDINGS if model.endswith(end)), "")
-    if not ending or not resolve.is_hub_id(model):
-        raise ModelError("export.unknown_original", model=model)
-    return model.removesuffix(ending)
 
 
 def require_twin(original: Path, rounded: Path, name: str) -> None:

@@ -23,7 +23,7 @@ from trainer_core.export.context import ExportContext, WritePart, part_name
 from trainer_core.export.four_bit import count_packed_weights, is_four_bit
 from trainer_core.export.merge import weight_files
 from trainer_core.export.staging import ExportStaging
-from trainer_core.models import hub, resolve
+from trainer_core.models import hub, resolve, starter
 from trainer_core.planning import export_cost
 from trainer_core.runs.checkpoints import ADAPTER_FILES, file_sha256
 from trainer_core.runs.control import StopRequests
@@ -41,8 +41,6 @@ from trainer_core.runs.run_state import read_run_state
 from trainer_core.runs.workspace import Workspace
 from trainer_core.texts import Text
 
-STARTER_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
-"""The starter is that model, out of four bits."""
 CERTIFICATE, PAGE = "export.json", "certificate.html"
 CONVERTERS = ("gguf", "peft", "transformers")
 
@@ -136,7 +134,7 @@ def estimate_cost(job: ExportJob, base: Path) -> export_cost.ExportCost:
 def public_name(model: str) -> str:
     """The base's name on the Hub; empty for a folder of this computer."""
     if model == STARTER:
-        return STARTER_BASE
+        return starter.HUB_NAME
     return model if resolve.is_hub_id(model) else ""
 
 

@@ -29,6 +29,8 @@ GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SOURCE = "SOURCE.json"
 BEGIN, END, PAD = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 NAME = "SmolLM2-135M-Instruct"
+HUB_NAME = f"HuggingFaceTB/{NAME}"
+"""The starter is that model, out of four bits."""
 CONVERSION = 2
 """Version of `convert_gguf`. A folder of another version is converted again, under the same name, because adapters refer to it.
 1: transformers' tokenizer. 2: SmolLM2's own."""

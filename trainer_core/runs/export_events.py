@@ -15,7 +15,8 @@ answer is at most 0.03 nats behind for 16-bit files, 0.15 for Q8_0, and 0.66 for
 MAX_FINE_KL, MAX_COARSE_KL = 0.01, 0.1
 """Mean nats per token up to which a form counts as the same: forms of at least FINE_BITS, and forms of fewer bits."""
 MIN_FINE_KEPT, MIN_COARSE_KEPT = 0.95, 0.8
-"""Share of the margin below which a form counts as changed, if its whole interval lies there; for the same two kinds."""
+"""Share of the margin below which a form counts as changed, if its whole interval lies there, and likewise above 1 ÷ this share;
+for the same two kinds."""
 FINE_BITS = 8.0
 Verdict = Literal["same", "ties", "changed", "unchecked"]
 
@@ -92,13 +93,19 @@ class CertificateRow:
         answers = [one for one in (self.answers, self.engine_answers) if one]
         far = [kl for kl in (self.divergence, self.engine_divergence) if kl is not None]
         most, least = (MAX_FINE_KL, MIN_FINE_KEPT) if self.bits >= FINE_BITS else (MAX_COARSE_KL, MIN_COARSE_KEPT)
-        if not self.same_words or not max(far, default=0.0) <= most or (self.kept and self.kept.ends[1] < least):
+        if not self.same_words or not max(far, default=0.0) <= most or (self.kept and is_outside(self.kept, least)):
             return "changed"
         if any(not gap <= TIE_NATS for one in answers for gap in one.gaps):  # NaN too
             return "changed"
         if None in (self.template_equal, self.tokens_equal, self.special_equal) or not answers or not far:
             return "unchecked"
         return "ties" if any(one.gaps for one in answers) else "same"
+
+
+def is_outside(kept: ConfidenceInterval, least: float) -> bool:
+    """Does the whole interval lie below `least`, or above what is as far from 1 on the other side?"""
+    low, high = kept.ends
+    return high < least or low > 1 / least
 
 
 BaseWeights = Literal["original", "rounded"]

@@ -16,6 +16,7 @@ from trainer_core.jobs.lane_choices import lanes_by_name
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.planning import export_cost
 from trainer_core.planning.presets import architecture_for_model, load_catalogue
+from trainer_core.planning.serving_lines import serving_lines
 from trainer_core.runs.events import Phase
 from trainer_core.runs.export_events import AnswerComparison, CertificateRow, ExportFinished
 from trainer_core.runs.run_folder import slugify_name
@@ -91,7 +92,7 @@ def exports_payload(exports: ExportControl) -> list[dict[str, Any]]:
 def safe_row(exports: ExportControl, state: RunState) -> dict[str, Any]:
     """The row of an export; if its run.json cannot be read, the reason."""
     try:
-        return export_row(state, exports.export_job(state.id))
+        return export_row(state, exports.export_job(state.id), exports.registry.workspace.runs)
     except UserError as error:
         lost = {
             "folder": "",
@@ -103,13 +104,14 @@ def safe_row(exports: ExportControl, state: RunState) -> dict[str, Any]:
             "forms": [],
             "notes": [],
             "programs": [],
+            "serving": [],
             "active": False,
         }
         shown = {"badge": str(BADGES[Phase.FAILED]), "tone": "bad", "resumable": False, "error": str(error)}
         return {"id": state.id, "name": state.id, **lost, **shown}
 
 
-def export_row(state: RunState, job: ExportJob) -> dict[str, Any]:
+def export_row(state: RunState, job: ExportJob, runs: Path) -> dict[str, Any]:
     at = state.exporting if state.phase.is_active else None
     return {
         "id": state.id,
@@ -128,6 +130,7 @@ def export_row(state: RunState, job: ExportJob) -> dict[str, Any]:
         "notes": export_notes(state.exported) if state.exported else [],
         "chart": render_kept_chart(state.exported.forms) if state.exported else "",
         "programs": [str(one.said or one.problem) for one in state.registered.values()],
+        "serving": [str(line) for line in serving_lines(job, runs / job.run)] if state.exported else [],
     }
 
 

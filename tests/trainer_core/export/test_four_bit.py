@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from tests.support import export_case, tiny
 from trainer_core.config.jobs import Lane
 from trainer_core.errors import ModelError
-from trainer_core.export.base_choice import CHOICE, ROUNDED_BASE, original_name, require_twin
+from trainer_core.export.base_choice import CHOICE, ROUNDED_BASE, require_twin
 from trainer_core.export.four_bit import (
     count_packed_weights,
     is_four_bit,
@@ -150,11 +150,3 @@ def test_another_model_is_no_original(folder: Path, tmp_path: Path) -> None:
         with pytest.raises(ModelError) as error:
             require_twin(tmp_path / "other", target, "it")
         assert error.value.text.code == "export.other_original"
-
-
-def test_the_name_of_the_original() -> None:
-    assert original_name("unsloth/Qwen2.5-0.5B-Instruct-bnb-4bit") == "unsloth/Qwen2.5-0.5B-Instruct"
-    assert original_name("owner/model-unsloth-bnb-4bit") == "owner/model"
-    with pytest.raises(ModelError) as error:
-        original_name("owner/model")
-    assert error.value.text.code == "export.unknown_original"
