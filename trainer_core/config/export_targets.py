@@ -20,6 +20,7 @@ class ExportTarget:
         suffix: of the file's name; empty: a folder.
         file_type: llama.cpp's name of the number format, for a GGUF file or one that the program makes of it.
         register: "module:function", for a form that a program on this computer is given. Called once the export is complete.
+        is_model: it answers by itself, so it can be measured.
         check: "module:function". Called before any work; raises for a model that cannot take this form.
     """
 
@@ -31,6 +32,7 @@ class ExportTarget:
     file_type: str = ""
     register: str = ""
     check: str = ""
+    is_model: bool = True
 
     @property
     def is_gguf(self) -> bool:
@@ -42,9 +44,8 @@ QUANTISED = "trainer_core.export.quantise:write_quantised"
 """Needs llama.cpp's quantiser. Bits per weight: llama.cpp's own figures for Llama 3.1 8B (tools/quantize/README.md)."""
 FOLDERS = "trainer_core.export.folders"
 OLLAMA = "trainer_core.export.ollama"
-IN_OLLAMA = {"register": f"{OLLAMA}:register_ollama", "check": f"{OLLAMA}:check_ollama"}
 EXPORT_TARGETS: Mapping[str, ExportTarget] = {
-    "adapter": ExportTarget(Text("page.export_forms.adapter"), f"{FOLDERS}:write_adapter"),
+    "adapter": ExportTarget(Text("page.export_forms.adapter"), f"{FOLDERS}:write_adapter", is_model=False),
     "merged": ExportTarget(Text("page.export_forms.merged"), f"{FOLDERS}:write_merged", "adapter"),
     "merged-f16": ExportTarget(NO_TEXT, f"{FOLDERS}:write_merged_f16", "adapter", 16),
     "gguf:bf16": ExportTarget(Text("page.export_forms.bf16"), GGUF, "merged", 16, "-BF16.gguf", "MOSTLY_BF16"),
@@ -55,14 +56,31 @@ EXPORT_TARGETS: Mapping[str, ExportTarget] = {
     "gguf:q4_k_m": ExportTarget(
         Text("page.export_forms.q4_k_m"), QUANTISED, "gguf:f16", 4.89, "-Q4_K_M.gguf", "Q4_K_M"
     ),
-    "ollama": ExportTarget(Text("page.export_forms.ollama"), f"{OLLAMA}:write_ollama", "gguf:q8_0", 8.5, **IN_OLLAMA),
+    "gguf:lora": ExportTarget(
+        Text("page.export_forms.lora"),
+        "trainer_core.export.gguf:write_lora_gguf",
+        "adapter",
+        32,
+        "-LoRA.gguf",
+        "F32",
+        is_model=False,
+    ),
+    "ollama": ExportTarget(
+        Text("page.export_forms.ollama"),
+        f"{OLLAMA}:write_ollama",
+        "gguf:q8_0",
+        8.5,
+        register=f"{OLLAMA}:register_ollama",
+        check=f"{OLLAMA}:check_ollama",
+    ),
     "ollama:q4_k_m": ExportTarget(
         Text("page.export_forms.ollama_q4_k_m"),
         f"{OLLAMA}:write_ollama",
         "gguf:f16",
         16,
         file_type="q4_K_M",
-        **IN_OLLAMA,
+        register=f"{OLLAMA}:register_ollama",
+        check=f"{OLLAMA}:check_ollama",
     ),
     "lmstudio": ExportTarget(
         Text("page.export_forms.lmstudio"),
@@ -88,9 +106,9 @@ def merged_source(target: str) -> str:
 
 
 def measured_targets(targets: Iterable[str]) -> tuple[str, ...]:
-    """The forms of the certificate: what a program is given is the file that it is made from; the adapter is the lane itself."""
+    """The forms of the certificate: what a program is given is the file that it is made from."""
     forms = (EXPORT_TARGETS[one].source if EXPORT_TARGETS[one].register else one for one in targets)
-    return tuple(dict.fromkeys(form for form in forms if form != "adapter"))
+    return tuple(dict.fromkeys(form for form in forms if EXPORT_TARGETS[form].is_model))
 
 
 def with_sources(targets: Iterable[str]) -> tuple[str, ...]:

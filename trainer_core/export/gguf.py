@@ -31,14 +31,34 @@ def write_gguf(context: ExportContext, target: Path, key: str) -> None:
     """
     kind = EXPORT_TARGETS[key]
     source = context.staging.path(kind.source)
-    expected = round(folder_bytes(source) * kind.bits / MERGED_BITS)
+    fields = {"folder": str(source), "target": str(target), "file_type": kind.file_type}
+    run_converter(context, "convert", fields, target, round(folder_bytes(source) * kind.bits / MERGED_BITS))
+
+
+def write_lora_gguf(context: ExportContext, target: Path, key: str) -> None:
+    """Convert the adapter alone.
+
+    Raises:
+        ModelError: the format cannot say what this adapter does.
+        Cancelled: the user stopped the export.
+    """
+    adapter = context.staging.path(EXPORT_TARGETS[key].source)
+    fields = {"folder": str(context.base), "adapter": str(adapter), "target": str(target)}
+    run_converter(context, "convert_lora", fields, target, folder_bytes(adapter))
+
+
+def run_converter(context: ExportContext, request: str, fields: dict[str, str], target: Path, expected: int) -> None:
+    """Run a request of the converter, with progress by the bytes of its file.
+
+    Args:
+        expected: bytes of the file in the end.
+    """
     child = ChildProcess(COMMAND, ChildLimits(), {"CUDA_VISIBLE_DEVICES": ""})
     problems = list[Exception]()
 
     def convert() -> None:
         try:
-            fields = {"folder": str(source), "target": str(target), "file_type": kind.file_type}
-            list(child.ask("convert", fields))
+            list(child.ask(request, fields))
         except (Rejected, Crashed) as error:
             problems.append(error)
 

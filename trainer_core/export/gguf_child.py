@@ -10,12 +10,14 @@ import importlib.util
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from trainer_core.errors import ModelError
+from trainer_core.export.lora_gguf import write_lora
 from trainer_core.system.child_process import serve_requests
 
 PACKAGE, INNER = "auto_round", ("export", "export_to_gguf")
@@ -29,7 +31,7 @@ class Converted:
 
 
 def main() -> None:
-    serve_requests({"convert": convert})
+    serve_requests({"convert": convert, "convert_lora": convert_lora})
 
 
 def convert(folder: str, target: str, file_type: str) -> Iterator[Converted]:
@@ -41,6 +43,29 @@ def convert(folder: str, target: str, file_type: str) -> Iterator[Converted]:
     Raises:
         ModelError: llama.cpp does not know the model or its tokenizer.
     """
+    with open_model(folder, target, file_type) as model:
+        model.write()
+    yield Converted(Path(target).stat().st_size)
+
+
+def convert_lora(folder: str, adapter: str, target: str) -> Iterator[Converted]:
+    """Write an adapter of the base in a folder as a GGUF file.
+
+    Raises:
+        ModelError: llama.cpp does not know the model, or its format cannot hold this adapter.
+    """
+    with open_model(folder, target, "MOSTLY_F16") as model:
+        write_lora(model, Path(adapter), Path(target))
+    yield Converted(Path(target).stat().st_size)
+
+
+@contextmanager
+def open_model(folder: str, target: str, file_type: str) -> Iterator[Any]:
+    """llama.cpp's class of a model, to be written.
+
+    Raises:
+        ModelError: there is none.
+    """
     conversion = import_conversion()
     import gguf
     import torch
@@ -50,10 +75,9 @@ def convert(folder: str, target: str, file_type: str) -> Iterator[Converted]:
         name = conversion.get_model_architecture(settings, conversion.ModelType.TEXT)
         kind = conversion.get_model_class(name)
         with torch.inference_mode():
-            kind(Path(folder), gguf.LlamaFileType[file_type], Path(target)).write()
+            yield kind(Path(folder), gguf.LlamaFileType[file_type], Path(target))
     except NotImplementedError as error:
         raise ModelError("export.not_convertible", reason=str(error).splitlines()[0][:300]) from error
-    yield Converted(Path(target).stat().st_size)
 
 
 def import_conversion() -> Any:

@@ -38,7 +38,7 @@ def export_cost(
     """
     merged_bits = MERGED_BITS if rounded_bytes else base_bits
     sizes = {
-        target: adapter_bytes if target == "adapter" else round(base_bytes * ((kind.bits or merged_bits) / base_bits))
+        target: round(base_bytes * ((kind.bits or merged_bits) / base_bits)) if kind.is_model else adapter_bytes
         for target, kind in EXPORT_TARGETS.items()
     }
     return ExportCost(
