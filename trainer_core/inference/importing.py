@@ -177,7 +177,11 @@ def copy_files(
     Raises:
         ModelError: a file changed after the first was read.
     """
-    before = {path.name: read_fingerprint(path) for path in files}
+    before = dict[str, FileFingerprint]()
+    for path in files:
+        if wants.should_stop:
+            return None
+        before[path.name] = read_fingerprint(path)
     for number, path in enumerate(files, 1):
         if wants.should_stop:
             return None

@@ -20,11 +20,11 @@ from tests.support import tiny
 from tests.support.faults import run_with_fault
 from trainer_core.config.jobs import ImportJob, Lane
 from trainer_core.config.recipe import Sampling
-from trainer_core.errors import ModelError, UserError
+from trainer_core.errors import DiskError, ModelError, UserError
 from trainer_core.export.lane_adapter import write_lane_adapter
 from trainer_core.export.merge import merge_adapter
 from trainer_core.inference.generate import GenerationRow, generate_rows
-from trainer_core.inference.importing import import_model
+from trainer_core.inference.importing import describe_folder, import_model
 from trainer_core.inference.load import load_lanes
 from trainer_core.models import resolve
 from trainer_core.runs import import_origin, run_folder
@@ -137,11 +137,6 @@ def replace_by_pickle(folder: Path) -> None:
     (folder / "adapter_model.bin").write_bytes(pickle.dumps({}))
 
 
-def grow_beyond_disk(folder: Path) -> None:
-    (folder / "NOTICE").touch()
-    os.truncate(folder / "NOTICE", psutil.disk_usage(str(folder)).free)
-
-
 SPOILT: dict[str, Callable[[Path], object]] = {
     "adapter_checks.no_safetensors": replace_by_pickle,
     "model_folder.own_code": lambda folder: change_config(
@@ -156,7 +151,6 @@ SPOILT: dict[str, Callable[[Path], object]] = {
     "model_folder.broken_link": lambda folder: (folder / "NOTICE").symlink_to("nowhere"),
     "model_folder.special_file": lambda folder: os.mkfifo(folder / "NOTICE"),
     "imports.unknown_base": lambda folder: change_config(folder, base_model_name_or_path="/home/else/model"),
-    "checkpoints.no_room": grow_beyond_disk,
 }
 
 
@@ -182,6 +176,17 @@ def test_an_adapter_of_another_base_is_refused_with_layer_and_both_shapes(folder
     found = refusal(tmp_path, folder / "adapter", str(wide))
     assert found.code == "adapter_checks.other_shape" and "layers.0" in found.params["layer"]
     assert (found.params["shape"], found.params["needed"]) == ("64 × 4", "96 × 4")
+
+
+def test_an_adapter_of_the_hub_opens_no_folder_that_it_names(folder: Path, tmp_path: Path) -> None:
+    """Its configuration names a folder that exists here; only the user may choose one."""
+    workspace, job = Workspace(tmp_path), ImportJob(source="owner/it", name="it")
+    with pytest.raises(ModelError) as error:
+        describe_folder(job, folder / "adapter", workspace, lambda event: None)
+    assert error.value.text.code == "imports.unknown_base"
+    chosen = job.model_copy(update={"base": str(folder / "base")})
+    found = describe_folder(chosen, folder / "adapter", workspace, lambda event: None)
+    assert (found.commit, found.base) == ("adapter", str((folder / "base").resolve()))
 
 
 def test_a_model_without_its_weights_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -237,6 +242,19 @@ def test_a_full_disk_leaves_nothing(folder: Path, tmp_path: Path) -> None:
             run_with_fault(lambda: import_model(job, run_dir, lambda event: None, StopRequests()), f"enospc:{at}") == 1
         )
         assert [path.name for path in run_dir.iterdir()] == ["run.json"]
+
+
+def test_a_folder_larger_than_the_free_space_is_refused_before_it_is_read(folder: Path, tmp_path: Path) -> None:
+    """With a file that takes no space itself, and a stop, so that nothing is copied if the check is missing."""
+    shutil.copytree(folder / "adapter", tmp_path / "large")
+    (tmp_path / "large" / "NOTICE").touch()
+    os.truncate(tmp_path / "large" / "NOTICE", psutil.disk_usage(str(tmp_path)).free)
+    job, run_dir = new_import(tmp_path, tmp_path / "large")
+    wants = StopRequests()
+    wants.stop.set()
+    with pytest.raises(DiskError) as error:
+        import_model(job, run_dir, lambda event: None, wants)
+    assert error.value.text.code == "checkpoints.no_room" and {"needed", "free"} <= error.value.text.params.keys()
 
 
 def test_a_stop_leaves_nothing(folder: Path, tmp_path: Path) -> None:
