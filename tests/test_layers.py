@@ -208,6 +208,7 @@ WRITERS = {
     "trainer_core/training/checkpointing.py": "sorts a staging folder",
     "trainer_core/training/peak_memory.py": "resets a counter of the system's",
     "trainer_core/cli/terminal.py": "puts the null device in the place of a stream that is closed",
+    "trainer_core/inference/importing.py": "copies into a hidden folder, which durable publishes",
     "trainer_core/jobs/spawn.py": "hands a log to a worker",
     "trainer_core/jobs/warm_worker.py": "hands a log to a worker",
     "trainer_core/worker/warm.py": "appends to the log of its run",

@@ -28,7 +28,8 @@ from functools import partial
 from pathlib import Path
 
 from tests.support.fake_export import play_export
-from trainer_core.config.jobs import CompareJob, ExportJob, Job, Lane, TrainJob
+from tests.support.fake_import import play_import
+from trainer_core.config.jobs import CompareJob, ExportJob, ImportJob, Job, Lane, TrainJob
 from trainer_core.errors import ModelError, TrainingError
 from trainer_core.methods.steps import is_spaced_step
 from trainer_core.runs import checkpoints, compare_requests
@@ -239,6 +240,8 @@ class Script:
             return self.train(job, run_dir, emit, wants)
         if isinstance(job, ExportJob):
             return play_export(job, emit, wants, self.pause)
+        if isinstance(job, ImportJob):
+            return play_import(job, run_dir, emit)
         return self.serve(job, run_dir, emit, compare_requests.RequestQueue(sys.stdin))
 
     def serve(self, job: CompareJob, run_dir: Path, emit: EventLog, inbox: compare_requests.RequestQueue) -> Phase:
@@ -336,7 +339,7 @@ def proof(lane: Lane) -> AdapterCheck:
 
 def behaviour(job: Job) -> str:
     """By the name of the run, which a comparison finds in the adapters' folder."""
-    if isinstance(job, ExportJob):
+    if isinstance(job, ExportJob | ImportJob):
         return "ok"
     name = job.recipe.name if isinstance(job, TrainJob) else Path(job.lanes[-1].adapter or "").parent.name
     return next((one for one in BEHAVIOURS if one in name), "ok")

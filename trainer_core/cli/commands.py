@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 from trainer_core import data
-from trainer_core.cli import export, terminal
+from trainer_core.cli import export, imports, terminal
 from trainer_core.cli.demo import ANSWERS, print_comparison, train_and_compare
 from trainer_core.config.recipe import METHODS, STARTER, Columns, Data, Recipe, read_recipe
 from trainer_core.data.hub import datasets
@@ -99,6 +99,8 @@ def build_cli_parser() -> argparse.ArgumentParser:
         "export", run_export, "a trained lane as files for other programs, with a certificate of what they keep"
     )
     export.add_arguments(leave)
+    foreign = command("import", run_import, "an adapter or a model that was trained elsewhere, as a lane of Compare")
+    imports.add_arguments(foreign)
     command("runs", run_list, "all runs, newest first")
     command("sign-out", run_sign_out, "end the key of every browser that is signed in; the app may be open")
     command("starter", run_starter, "make the starter model ready")
@@ -161,12 +163,14 @@ def run_stop(args: argparse.Namespace) -> int:
 
 
 def find_run_id(supervisor: Supervisor, name: str) -> str:
-    """The id of a run from its name on the command line.
+    """The id of a run, or of an import by its id or name, from the command line.
 
     Raises:
         UserError: there is no such run.
     """
     ids = [view.id for view in supervisor.registry.run_states]
+    if (found := imports.find_import_id(supervisor.registry, name)) is not None:
+        return found
     if not ids or (name != "last" and name not in ids):
         raise UserError("cli.no_run", name=name, workspace=str(supervisor.workspace.root))
     return ids[0] if name == "last" else name
@@ -294,6 +298,10 @@ def run_report(args: argparse.Namespace) -> int:
 def run_export(args: argparse.Namespace) -> int:
     supervisor = create_supervisor(args)
     return export.run_export(supervisor, find_run_id(supervisor, args.id), args)
+
+
+def run_import(args: argparse.Namespace) -> int:
+    return imports.run_import(create_supervisor(args), args)
 
 
 def run_list(args: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ from trainer_core.evaluation.certificate_chart import smallest_form
 from trainer_core.evaluation.certificate_text import base_lines
 from trainer_core.evaluation.score_table import KEPT_FORMAT, format_measure
 from trainer_core.jobs.export_control import ExportRequest
-from trainer_core.jobs.lane_choices import lanes_by_name, step_lane_name
+from trainer_core.jobs.lane_choices import given_run_name, lanes_by_name, step_lane_name
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.planning.serving_lines import serving_lines
 from trainer_core.runs.events import Phase
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_export(supervisor: Supervisor, run_id: str, args: argparse.Namespace) -> int:
     lane = choose_lane(supervisor, run_id, args)
-    run_name = supervisor.registry.run_recipe(run_id).name or "run"
+    run_name = given_run_name(supervisor.registry, run_id) or "run"
     name = args.name or "-".join(filter(None, (slugify_name(run_name), slugify_name(lane.name))))
     out: Path = expand_home(args.out) if args.out else supervisor.workspace.exports
     asked = ExportRequest(run_id, lane, split_targets(args.to), out, name)
@@ -69,12 +69,15 @@ def choose_lane(supervisor: Supervisor, run_id: str, args: argparse.Namespace) -
     known = lanes_by_name(supervisor.registry, run_id)
     own = [lane for lane in supervisor.registry.run_lanes(run_id) if lane.adapter]
     if args.lane or args.stage or args.step is not None or not own:
-        stage = list(supervisor.registry.run_recipe(run_id).method.stages)[-1]
-        name = args.lane or (args.stage.upper() if args.stage else step_lane_name(stage, args.step or 0))
+        name = args.lane or (args.stage.upper() if args.stage else last_stage_lane(supervisor, run_id, args.step or 0))
         if name not in known or not known[name].adapter:
             raise ConfigError("export.no_lane", lane=name, known=", ".join(one for one in known if known[one].adapter))
         return known[name]
     return own[-1]
+
+
+def last_stage_lane(supervisor: Supervisor, run_id: str, step: int) -> str:
+    return step_lane_name(supervisor.registry.run_recipe(run_id).method.stages[-1], step)
 
 
 def follow_export(supervisor: Supervisor, export_id: str) -> int:

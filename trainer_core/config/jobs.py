@@ -98,6 +98,17 @@ class ExportJob(StrictModel):
         return tuple(dict.fromkeys(targets))
 
 
+class ImportJob(StrictModel):
+    """Copy an adapter or a whole model that was trained elsewhere into the job's own folder, checked."""
+
+    kind: Literal["import"] = "import"
+    source: str = Field(min_length=1)
+    """A folder, or a Hub id."""
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,39}$")
+    base: str = ""
+    """The base of an adapter; empty: the one that the adapter names."""
+
+
 def require_free_name(folder: Path) -> None:
     """Nothing is ever overwritten by an export.
 
@@ -108,7 +119,7 @@ def require_free_name(folder: Path) -> None:
         raise ConfigError("export.name_taken", folder=str(folder))
 
 
-Job = Annotated[TrainJob | CompareJob | ExportJob, Field(discriminator="kind")]
+Job = Annotated[TrainJob | CompareJob | ExportJob | ImportJob, Field(discriminator="kind")]
 
 
 @dataclass(frozen=True)
@@ -122,7 +133,7 @@ class JobKind:
         needs_device: it waits for the graphics card or, without one, for the processor.
     """
 
-    model: type[TrainJob | CompareJob | ExportJob]
+    model: type[TrainJob | CompareJob | ExportJob | ImportJob]
     run: str
     is_detached: bool
     needs_device: bool = True
@@ -132,4 +143,5 @@ JOB_KINDS: Mapping[str, JobKind] = {
     "train": JobKind(TrainJob, "trainer_core.training:train", is_detached=True),
     "compare": JobKind(CompareJob, "trainer_core.inference.server:serve", is_detached=False),
     "export": JobKind(ExportJob, "trainer_core.export.pipeline:export_lane", is_detached=True, needs_device=False),
+    "import": JobKind(ImportJob, "trainer_core.inference.importing:import_model", is_detached=True, needs_device=False),
 }

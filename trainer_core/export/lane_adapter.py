@@ -22,7 +22,6 @@ from trainer_core.inference.adapter_checks import (
     layer_scaling,
     read_adapter_config,
 )
-from trainer_core.runs.checkpoints import MANIFEST
 
 DOWN, UP = ".lora_A.weight", ".lora_B.weight"
 
@@ -62,8 +61,7 @@ class AdapterPart:
     @classmethod
     def read(cls, folder: Path, share: float) -> AdapterPart:
         """Raises ModelError for a folder that is no sound LoRA adapter."""
-        if (folder / MANIFEST).exists():
-            adapter_checks.check_file_hashes(folder)
+        adapter_checks.check_file_hashes(folder)
         return cls(folder, share, read_adapter_config(folder), json.loads((folder / CONFIG_FILE).read_bytes()))
 
     @property

@@ -19,7 +19,7 @@ from torch import nn
 
 from trainer_core.errors import ModelError
 from trainer_core.models import resolve, safetensors_check, template_sandbox
-from trainer_core.runs import checkpoints
+from trainer_core.runs import checkpoints, import_origin
 from trainer_core.texts import Text
 
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -55,8 +55,7 @@ def check_adapter(lane: str, folder: Path, base: nn.Module) -> None:
         ModelError: names the lane, the folder, and the layer with both sizes where one does not fit.
     """
     with label_errors(lane):
-        if (folder / checkpoints.MANIFEST).exists():
-            check_file_hashes(folder)
+        check_file_hashes(folder)
         check_shapes(folder, read_adapter_config(folder), dict(base.named_modules()))
 
 
@@ -70,13 +69,16 @@ def label_errors(lane: str) -> Iterator[None]:
 
 
 def check_file_hashes(folder: Path) -> None:
-    """Compare the files of a run's adapter with its manifest.
+    """Compare the files of a run's adapter with its manifest, and those of an imported one with its origin.
 
     Raises:
         ModelError: names the file that has changed.
     """
     try:
-        checkpoints.verify(folder)
+        if (folder / checkpoints.MANIFEST).exists():
+            checkpoints.verify(folder)
+        if (folder / import_origin.ORIGIN).exists():
+            import_origin.verify_files(folder)
     except checkpoints.CorruptCheckpoint as error:
         raise ModelError("adapter_checks.changed_file", problem=error.text) from error
 

@@ -45,9 +45,8 @@ class CompareControl:
         with self.spawner.start_lock():
             self.registry.refresh()
             self.registry.repair_run(run_id)
-        recipe = self.registry.run_recipe(run_id)
-        precision = self.registry.run_state(run_id).effective_value("precision", recipe.precision)
-        return self.open_comparison(recipe.model, precision, lanes or self.registry.run_lanes(run_id), run_id)
+        model, precision = self.registry.run_base(run_id)
+        return self.open_comparison(model, precision, lanes or self.registry.run_lanes(run_id), run_id)
 
     def close_comparison(self) -> None:
         if self.registry.comparison:

@@ -68,13 +68,12 @@ class ExportControl:
         Raises:
             ConfigError: an unknown form, a name that no folder can have, or one that is taken.
             BusyError: another export writes the same folder.
-            ModelError: the run is no training run.
+            ModelError: the run is no training run, or the import is not complete.
         """
-        recipe = self.registry.run_recipe(asked.run)
-        precision = self.registry.run_state(asked.run).effective_value("precision", recipe.precision)
+        model, precision = self.registry.run_base(asked.run)
         held_out = self.registry.run_dir(asked.run) / "held-out.jsonl"
         values = {
-            "model": recipe.model,
+            "model": model,
             "precision": precision,
             "lane": asked.lane,
             "targets": tuple(asked.targets),

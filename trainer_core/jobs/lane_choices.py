@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from trainer_core.config.jobs import Lane
-from trainer_core.errors import ConfigError, UserError
+from trainer_core.errors import ConfigError
 from trainer_core.jobs.registry import RunRegistry
+from trainer_core.models import resolve
 from trainer_core.runs import checkpoints, metadata
-from trainer_core.runs.events import Stage
+from trainer_core.runs.events import Phase, Stage
 
 BASE = "Base"
 PROMPTED = "Base, prompted"
@@ -21,7 +22,7 @@ MAX_NAME_LENGTH = 64
 
 
 def lanes_by_name(registry: RunRegistry, run_id: str) -> dict[str, Lane]:
-    """Name → lane: the run's own first, then their variants, then adapters of other runs on the same base."""
+    """Name → lane: the run's own first, then their variants, then other adapters on the same base."""
     own = registry.run_lanes(run_id)
     adapters = [lane for lane in own if lane.adapter]
     found = [
@@ -29,6 +30,7 @@ def lanes_by_name(registry: RunRegistry, run_id: str) -> dict[str, Lane]:
         *strength_variants(adapters),
         *checkpoint_lanes(registry, run_id),
         *other_run_lanes(registry, run_id),
+        *imported_lanes(registry, run_id),
     ]
     return {lane.name: lane for lane in found}
 
@@ -45,6 +47,8 @@ def strength_variants(adapters: Sequence[Lane]) -> Iterator[Lane]:
 
 def checkpoint_lanes(registry: RunRegistry, run_id: str) -> Iterator[Lane]:
     """The run's adapters at steps whose weights are on disk."""
+    if run_id in registry.imports:
+        return
     run_dir = registry.run_dir(run_id)
     for stage in registry.run_recipe(run_id).method.stages:
         for step, folder in checkpoints.adapters_by_step(run_dir, stage).items():
@@ -57,9 +61,9 @@ def step_lane_name(stage: Stage, step: int) -> str:
 
 def other_run_lanes(registry: RunRegistry, run_id: str) -> Iterator[Lane]:
     """Finished adapters of other runs on the same base in the same precision, newest first."""
-    base = run_base(registry, run_id)
+    base = registry.run_base(run_id)
     for view in registry.run_states:
-        if view.id == run_id or view.phase.is_active or not view.adapters or find_run_base(registry, view.id) != base:
+        if view.id == run_id or view.phase.is_active or not view.adapters or registry.find_run_base(view.id) != base:
             continue
         for lane in registry.run_lanes(view.id)[1:]:
             yield lane.model_copy(
@@ -67,17 +71,12 @@ def other_run_lanes(registry: RunRegistry, run_id: str) -> Iterator[Lane]:
             )
 
 
-def run_base(registry: RunRegistry, run_id: str) -> tuple[str, str]:
-    recipe = registry.run_recipe(run_id)
-    return recipe.model, registry.run_state(run_id).effective_value("precision", recipe.precision)
-
-
-def find_run_base(registry: RunRegistry, run_id: str) -> tuple[str, str] | None:
-    """The base of a run; None if its run.json is unreadable, an error shown with that run."""
-    try:
-        return run_base(registry, run_id)
-    except UserError:
-        return None
+def imported_lanes(registry: RunRegistry, run_id: str) -> Iterator[Lane]:
+    """Adapters on the same base that were trained elsewhere, newest first. Their precision is not known."""
+    base = resolve.canonical_name(registry.run_base(run_id)[0], registry.workspace)
+    for view in registry.import_states:
+        if view.id != run_id and view.phase is Phase.DONE and (found := registry.find_run_base(view.id)):
+            yield from registry.import_lanes(view.id) if found[0] == base else ()
 
 
 def foreign_lane_name(lane: str, run: str, run_id: str) -> str:
@@ -88,7 +87,9 @@ def foreign_lane_name(lane: str, run: str, run_id: str) -> str:
 
 
 def given_run_name(registry: RunRegistry, run_id: str) -> str:
-    """The name of a run, or an empty string."""
+    """The name of a run or an import, or an empty string."""
+    if run_id in registry.imports:
+        return registry.import_name(run_id)
     run_dir: Path = registry.run_dir(run_id)
     return metadata.read_metadata(run_dir).name or registry.run_recipe(run_id).name
 

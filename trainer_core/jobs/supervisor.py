@@ -12,6 +12,7 @@ from trainer_core.jobs import stall
 from trainer_core.jobs.compare_control import CompareControl
 from trainer_core.jobs.device import DeviceChoice, DeviceMonitor
 from trainer_core.jobs.export_control import ExportControl
+from trainer_core.jobs.import_control import ImportControl
 from trainer_core.jobs.registry import RunRegistry
 from trainer_core.jobs.run_control import RunControl
 from trainer_core.jobs.shutdown import Shutdown
@@ -54,6 +55,7 @@ class Supervisor:
         self.compare = CompareControl(self.registry, self.spawner)
         self.control = RunControl(self.registry, self.spawner, self.compare)
         self.exports = ExportControl(self.registry, self.spawner)
+        self.imports = ImportControl(self.registry, self.spawner, self.compare)
         self.shutdown = Shutdown(self.registry, self.spawner, patience)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="supervisor", daemon=True)

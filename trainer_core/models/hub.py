@@ -52,9 +52,14 @@ def fetch_model(name: str, say: Callable[[Text], None], leave: Callable[[], bool
     Raises:
         ModelError: the model does not exist, is unreachable or unsafe to load, or the disk is too full.
     """
-    with hub_errors(name):
-        folder = find_in_cache(name) if not is_hub_online() else download_missing(name, say, leave)
+    folder = fetch_files(name, say, leave)
     return folder and resolve.check_model_folder(folder)
+
+
+def fetch_files(name: str, say: Callable[[Text], None], leave: Callable[[], bool]) -> Path | None:
+    """The same for a repository that may hold an adapter: its files are not checked yet."""
+    with hub_errors(name):
+        return find_in_cache(name) if not is_hub_online() else download_missing(name, say, leave)
 
 
 def fetch_tokenizer(name: str) -> Path:

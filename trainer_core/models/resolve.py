@@ -53,6 +53,15 @@ def resolve_model(name: str, workspace: Workspace) -> str:
     return name
 
 
+def canonical_name(name: str, workspace: Workspace) -> str:
+    """One name for one model: "starter" also for its folder, the whole path of any other folder, a Hub ID as it is."""
+    folder = model_path(name)
+    if name == STARTER or folder is None or not os.path.isdir(folder):
+        return name
+    path = folder.resolve()
+    return STARTER if path == (workspace.models / starter.NAME).resolve() else str(path)
+
+
 def check_model_name(name: str) -> None:
     """Can a model have this name?
 

@@ -94,6 +94,11 @@ def find_templates(folder: Path) -> Iterator[tuple[str, str]]:
                 yield name, template
 
 
+def main_template(folder: Path) -> str:
+    """The template that chats are written with; empty if the folder has none."""
+    return next((template for place, template in find_templates(folder) if "/" not in place), "")
+
+
 def template_problem(template: str) -> Text:
     """Why this template must not be rendered; empty if it may. Refusing our test conversation's roles is harmless."""
     render, talk = TemplateSandbox(), [{"role": role, "content": content} for role, content in TEST_CHAT]

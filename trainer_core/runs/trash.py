@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from trainer_core.config.jobs import ImportJob
 from trainer_core.config.recipe import Recipe
 from trainer_core.errors import ConfigError, DiskError
-from trainer_core.runs.run_folder import list_runs
+from trainer_core.runs.run_folder import list_runs, read_run
 from trainer_core.runs.workspace import Workspace, ensure_dir
 from trainer_core.system import durable, untrusted_files
 
@@ -46,7 +47,7 @@ def trash_run(workspace: Workspace, run_dir: Path) -> None:
 
 
 def restore_run(workspace: Workspace, run_id: str) -> None:
-    """Bring a run back from the trash.
+    """Bring a run or an import back from the trash.
 
     Raises:
         ConfigError: not in the trash.
@@ -55,7 +56,17 @@ def restore_run(workspace: Workspace, run_id: str) -> None:
     thrown = {untrusted_files.printable_id(folder): folder for folder in list_runs(trash_folder(workspace))}
     if run_id not in thrown:
         raise ConfigError("trash.not_found", run=run_id)
-    move_run(thrown[run_id], workspace.runs / thrown[run_id].name)
+    folder = thrown[run_id]
+    move_run(folder, home_folder(workspace, folder) / folder.name)
+
+
+def home_folder(workspace: Workspace, folder: Path) -> Path:
+    """Where a folder of the trash belongs; a run with an unreadable run.json is shown among the runs, with the reason."""
+    try:
+        job = read_run(folder).job
+    except ConfigError:
+        return workspace.runs
+    return workspace.imports if isinstance(job, ImportJob) else workspace.runs
 
 
 def move_run(folder: Path, to: Path) -> None:

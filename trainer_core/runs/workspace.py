@@ -38,6 +38,10 @@ class Workspace:
         return ensure_dir(self.root / "export-jobs")
 
     @property
+    def imports(self) -> Path:
+        return ensure_dir(self.root / "imports")
+
+    @property
     def models(self) -> Path:
         return ensure_dir(self.root / "models")
 

@@ -217,9 +217,9 @@ def loaded_identities(registry: RunRegistry, run: str) -> dict[str, str]:
 
 
 def run_label(registry: RunRegistry, run: str) -> str:
-    """A run's title; its id if the run is in the trash while its lanes are still loaded."""
-    run_dir = registry.workspace.runs / run
-    return display_name(run_dir) if run_dir.exists() else run
+    """A run's or an import's title; its id if it is in the trash while its lanes are still loaded."""
+    known = run in registry.watchers or run in registry.imports
+    return display_name(registry.run_dir(run)) if known else run
 
 
 # ---- the judge

@@ -74,8 +74,8 @@ def build_options(supervisor: Supervisor, run_id: str) -> dict[str, Any]:
 
 def target_sizes(supervisor: Supervisor, run_id: str) -> dict[str, int]:
     """Bytes of each form, from the shape of the base; empty for a base of unknown shape."""
-    recipe = supervisor.registry.run_recipe(run_id)
-    shape = architecture_for_model(recipe.model, supervisor.workspace, load_catalogue())
+    model, _ = supervisor.registry.run_base(run_id)
+    shape = architecture_for_model(model, supervisor.workspace, load_catalogue())
     if shape is None:
         return {}
     adapters = [Path(lane.adapter) for lane in supervisor.registry.run_lanes(run_id) if lane.adapter]

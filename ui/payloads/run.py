@@ -21,6 +21,7 @@ from trainer_core.system.hardware_history import HardwareReading
 from trainer_core.texts import Text
 from ui.format import STAGE_LABELS, method_label, model_name, page_text
 from ui.payloads.curves import MAX_POINTS, drawn_value
+from ui.payloads.imports import import_choices, import_stamp
 from ui.payloads.run_settings import display_name, read_run_settings, run_metadata
 
 MAX_RECENT = 6
@@ -107,7 +108,8 @@ def button_state(supervisor: Supervisor) -> dict[str, Any]:
         "stalled": bool(active and active.stalled),
         "compare": comparison.state.phase if comparison else "",
         "runs": len(registry.run_states),
-        "comparable": any(map(is_comparable, registry.run_states)),
+        "comparable": any(map(is_comparable, registry.run_states)) or bool(import_choices(registry)),
+        "imports": import_stamp(registry),
         "free_memory": [round(2 * gpu.free_bytes / GIB) for gpu in supervisor.device.machine.gpus],
         "vote_sets": len(preference_data.list_vote_data_sets(supervisor.workspace)),
         "error": registry.last_error,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from trainer_core.config.jobs import ImportJob
 from trainer_core.config.recipe import Recipe
 from trainer_core.errors import UserError
 from trainer_core.jobs.registry import RunRegistry
@@ -26,7 +27,7 @@ from ui.format import STAGE_LABELS, page_text, run_title
 class RunSettings:
     """Contents of a run.json, which never change. versions: package → version.
 
-    notes: unknown settings, or why the file is unreadable.
+    notes: unknown settings, or why the file is unreadable. import_name: of what was trained elsewhere; empty for a run.
     """
 
     recipe: Recipe | None = None
@@ -35,6 +36,7 @@ class RunSettings:
     versions: tuple[tuple[str, str], ...] = ()
     created: str = ""
     notes: tuple[str, ...] = ()
+    import_name: str = ""
 
     @cached_property
     def setting_groups(self) -> tuple[SettingGroup, ...]:
@@ -56,7 +58,8 @@ def read_run_settings(run_dir: Path) -> RunSettings:
         return RunSettings(created=run_folder.run_start_time(run_dir), notes=(str(error),))
     job = run_folder.train_job_of(file)
     notes, versions = tuple(map(str, file.notes)), tuple(file.versions.items())
-    return RunSettings(job.recipe if job else None, file.reasons, file.device, versions, file.created, notes)
+    name = file.job.name if isinstance(file.job, ImportJob) else ""
+    return RunSettings(job.recipe if job else None, file.reasons, file.device, versions, file.created, notes, name)
 
 
 @dataclass(frozen=True)
@@ -153,10 +156,10 @@ def load_metadata(run_dir: Path, stamp: int) -> RunMetadata:
 
 
 def display_name(run_dir: Path) -> str:
-    """A run's title: its later name, its recipe's name, or model and method."""
-    return run_metadata(run_dir).name or run_title(
-        read_run_settings(run_dir).recipe, untrusted_files.printable_id(run_dir)
-    )
+    """A run's title: its later name, its recipe's name, or model and method; an import's name."""
+    known = read_run_settings(run_dir)
+    given = run_metadata(run_dir).name or known.import_name
+    return given or run_title(known.recipe, untrusted_files.printable_id(run_dir))
 
 
 def past_runs(registry: RunRegistry) -> Iterator[run_time.PastRun]:

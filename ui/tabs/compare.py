@@ -23,9 +23,11 @@ from ui.components.html_compare import render_compare_more, render_lanes
 from ui.components.sidebar import static_html
 from ui.format import page_text
 from ui.payloads.comparison import comparison_payload
+from ui.payloads.imports import import_choices
 from ui.payloads.run import is_comparable, run_option
 from ui.server import path_policy
 from ui.tabs.compare_actions import CompareActions, compare_endpoints
+from ui.tabs.imports import build_imports
 
 COMPARE_JS = "window.tunebench.initCompare(element, server);"
 PAIR_JS = "(run, first, second) => window.tunebench.setVotePair({ run, first, second })"
@@ -63,6 +65,7 @@ def build_compare_tab(supervisor: Supervisor, live: gr.HTML, tabs: gr.Tabs) -> N
     )
     with gr.Accordion(page_text("compare_tab.sampling"), open=False, elem_id="sampling"), gr.Row(elem_classes="fields"):
         sampling = Form(Sampling)
+    build_imports(supervisor, live)
     wire_handlers(supervisor, live, tabs, {**inputs, "sampling": sampling}, buttons, problem)
 
 
@@ -190,7 +193,8 @@ def wire_handlers(  # noqa: C901  (handlers, then wiring)
             if now != before:
                 still, lanes = loaded.run, [lane.name for lane in loaded.job.lanes if lane.name != PROMPTED]
         changed = still != run_id or lanes != names or not names
-        rest = lane_updates(supervisor.registry, still, lanes) if still and changed else (gr.skip(),) * 3
+        beside = gr.update(choices=lane_names(supervisor.registry, still or ""))  # an import adds one
+        rest = lane_updates(supervisor.registry, still, lanes) if still and changed else (beside, gr.skip(), gr.skip())
         # A value that is the page's own is not sent back: it may have been changed while this answer was under way.
         shown = gr.update(choices=choices) if still == run_id else gr.update(choices=choices, value=still)
         generate, usable = gr.update(visible=not answering_now, interactive=True), gr.update(interactive=True)
@@ -299,7 +303,6 @@ class OpenRunRequest(StrictModel):
 
 
 def run_choices(registry: RunRegistry) -> list[tuple[str, str]]:
-    """Runs with an adapter, newest first."""
-    return [
-        (run_option(registry.run_dir(view.id), view), view.id) for view in registry.run_states if is_comparable(view)
-    ]
+    """Runs with an adapter, then imports, newest first."""
+    runs = (view for view in registry.run_states if is_comparable(view))
+    return [*((run_option(registry.run_dir(view.id), view), view.id) for view in runs), *import_choices(registry)]
