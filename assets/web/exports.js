@@ -19,13 +19,19 @@
     const out = makeNode("input", { type: "text", required: true });
     [name.value, out.value] = [exportName(options.name, lane.value), options.out];
     lane.onchange = () => (name.value = exportName(options.name, lane.value));
+    const repo = makeNode("input", { type: "text", maxlength: 96, placeholder: "owner/name", pattern: "[A-Za-z0-9][\\w.\\-]*/[A-Za-z0-9][\\w.\\-]*" });
+    const place = makeNode("label", {}, `${pageText("exports.repo")} `, repo, makeNode("span", { class: "quiet" }, ` ${pageText("exports.repo_private")}`));
+    const hub = boxes.find((box) => box.value === "hub");
+    const showPlace = () => (repo.required = !(place.hidden = !hub.checked));
+    hub.addEventListener("change", showPlace);
+    showPlace();
     const problem = makeNode("p", { class: "warn", role: "alert" });
     const start = (event) => {
       event.preventDefault();
       const targets = boxes.filter((box) => box.checked).map((box) => box.value);
       if (!targets.length) return (problem.textContent = pageText("exports.none_chosen"));
       localStorage.setItem(CHOSEN, JSON.stringify(targets));
-      app.sendEvent("exportrun", { run: run.id, targets, out: out.value, name: name.value, ...(lane.value === asSet ? { lane: options.lane, ...setting } : { lane: lane.value }) });
+      app.sendEvent("exportrun", { run: run.id, targets, out: out.value, name: name.value, repo: repo.value, ...(lane.value === asSet ? { lane: options.lane, ...setting } : { lane: lane.value }) });
       close();
     };
     const makeForm = (target, index) => makeNode("label", {}, boxes[index], ` ${target.label} `, makeNode("span", { class: "quiet" }, target.missing ? pageText("exports.no_quantiser") : target.size));
@@ -34,7 +40,7 @@
       makeNode("fieldset", {}, makeNode("legend", {}, pageText("exports.forms")), ...options.targets.map(makeForm)),
       makeNode("label", {}, `${pageText("exports.name")} `, name),
       makeNode("label", {}, `${pageText("exports.folder")} `, out, makeNode("span", { class: "quiet" }, ` ${pageText("exports.free", { free: options.free })}`)),
-      problem,
+      place, problem,
       makeNode("p", { class: "buttons" }, makeNode("button", { class: "button small" }, pageText("exports.start")), cancel));
   };
 

@@ -98,11 +98,11 @@ def run_export(
         return pipeline.export_lane(job, run_dir, emit, StopRequests())  # type: ignore[arg-type]
 
 
-def open_context(job: ExportJob, begin: bool = True) -> ExportContext:
+def open_context(job: ExportJob, begin: bool = True, run_dir: Path | None = None) -> ExportContext:
     """The parts of a job, to be made one by one. begin: not for a finished one."""
     base = Path(job.model)
     staging = ExportStaging(job.folder, pipeline.hash_source(job, base))
     if begin:
         staging.begin()
     tracker = ProgressTracker(ExportProgress, lambda event: None, threading.Event())
-    return ExportContext(job, base, "", staging, lambda event: None, tracker)
+    return ExportContext(job, base, "", staging, run_dir or Path(job.out) / "jobs" / "x", lambda event: None, tracker)

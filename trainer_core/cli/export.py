@@ -38,6 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--step", type=int, help="an earlier step of the last stage")
     which.add_argument("--lane", help="a lane of Compare by its name, also a strength or a blend")
     parser.add_argument("--out", type=Path, help="the folder to write into; without it exports in the workspace")
+    parser.add_argument(
+        "--repo", default="", metavar="OWNER/NAME", help="with the form hub: the repository, made private"
+    )
     parser.add_argument("--name", help="the name of the export; without it that of the run")
 
 
@@ -46,7 +49,7 @@ def run_export(supervisor: Supervisor, run_id: str, args: argparse.Namespace) ->
     run_name = given_run_name(supervisor.registry, run_id) or "run"
     name = args.name or "-".join(filter(None, (slugify_name(run_name), slugify_name(lane.name))))
     out: Path = expand_home(args.out) if args.out else supervisor.workspace.exports
-    asked = ExportRequest(run_id, lane, split_targets(args.to), out, name)
+    asked = ExportRequest(run_id, lane, split_targets(args.to), out, name, args.repo)
     export_id = supervisor.exports.start(asked)
     return follow_export(supervisor, export_id)
 

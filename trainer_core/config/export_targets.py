@@ -14,7 +14,8 @@ class ExportTarget:
 
     Attributes:
         label: its name on the page.
-        write: "module:function". The worker imports it and calls it with the export's context and the path to write.
+        write: "module:function". The worker imports it and calls it with the export's context and the path to write. Empty: it
+            has no part of its own.
         source: the target that it is made from; it is made first, and removed again if nobody asked for it.
         bits: per weight, for the size and the verdict; 0: the base's own.
         suffix: of the file's name; empty: a folder.
@@ -82,6 +83,13 @@ EXPORT_TARGETS: Mapping[str, ExportTarget] = {
         register=f"{OLLAMA}:register_ollama",
         check=f"{OLLAMA}:check_ollama",
     ),
+    "hub": ExportTarget(
+        Text("page.export_forms.hub"),
+        "",
+        is_model=False,
+        register="trainer_core.export.hub_upload:register_hub",
+        check="trainer_core.export.hub_upload:check_hub",
+    ),
     "lmstudio": ExportTarget(
         Text("page.export_forms.lmstudio"),
         "trainer_core.export.lm_studio:write_lm_studio",
@@ -107,15 +115,16 @@ def merged_source(target: str) -> str:
 
 def measured_targets(targets: Iterable[str]) -> tuple[str, ...]:
     """The forms of the certificate: what a program is given is the file that it is made from."""
-    forms = (EXPORT_TARGETS[one].source if EXPORT_TARGETS[one].register else one for one in targets)
-    return tuple(dict.fromkeys(form for form in forms if EXPORT_TARGETS[form].is_model))
+    kinds = [(one, EXPORT_TARGETS[one]) for one in targets]
+    forms = (kind.source if kind.register else one for one, kind in kinds if kind.is_model)
+    return tuple(dict.fromkeys(forms))
 
 
 def with_sources(targets: Iterable[str]) -> tuple[str, ...]:
-    """The targets and what they are made from, each after its source."""
+    """The targets with a part and what they are made from, each after its source."""
     needed = set[str]()
     for target in targets:
         while target:
             needed.add(target)
             target = EXPORT_TARGETS[target].source
-    return tuple(one for one in EXPORT_TARGETS if one in needed)
+    return tuple(one for one, kind in EXPORT_TARGETS.items() if one in needed and kind.write)

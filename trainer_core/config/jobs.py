@@ -84,6 +84,8 @@ class ExportJob(StrictModel):
     """A file of pairs, to measure how much of the trained preference a form keeps."""
     run: str = ""
     """The run of the lane."""
+    repo: str = Field(default="", max_length=96, pattern=r"^$|^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
+    """The Hub's repository, as owner/name."""
 
     @property
     def folder(self) -> Path:
@@ -96,6 +98,14 @@ class ExportJob(StrictModel):
             if target not in OFFERED_TARGETS:
                 raise ValueError(Text("export.unknown_target", target=target, known=", ".join(OFFERED_TARGETS)))
         return tuple(dict.fromkeys(targets))
+
+    @model_validator(mode="after")
+    def _check_repo(self) -> ExportJob:
+        if "hub" in self.targets and not self.repo:
+            raise ValueError(Text("hub_upload.no_repo"))
+        if "hub" in self.targets and len(self.targets) == 1:
+            raise ValueError(Text("hub_upload.no_form"))
+        return self
 
 
 class ImportJob(StrictModel):

@@ -12,6 +12,7 @@ from trainer_core.export.staging import ExportStaging
 from trainer_core.runs.events import Event
 from trainer_core.runs.export_events import ExportProgress
 from trainer_core.runs.progress import ProgressTracker
+from trainer_core.runs.workspace import Workspace
 
 
 def part_name(job: ExportJob, target: str) -> str:
@@ -31,6 +32,8 @@ class ExportContext:
     base: Path
     base_name: str
     staging: ExportStaging
+    run_dir: Path
+    """Of the export."""
     emit: Callable[[Event], None]
     tracker: ProgressTracker[ExportProgress]
 
@@ -38,6 +41,11 @@ class ExportContext:
     def tokenizer_folder(self) -> Path:
         """Where the tokenizer and the chat template of training lie: the lane's own adapter."""
         return Path(self.job.lane.adapter or self.base)
+
+    @property
+    def lane_run(self) -> Path:
+        """The folder of the run that the lane comes from; it may be gone."""
+        return Workspace.for_run(self.run_dir).runs / (self.job.run or "-")
 
     def part_path(self, target: str) -> Path:
         return self.staging.path(part_name(self.job, target))

@@ -57,7 +57,7 @@ def export_lane(job: ExportJob, run_dir: Path, emit: EventLog, wants: StopReques
     staging = ExportStaging(job.folder, hash_source(job, base))
     programs = [target for target in job.targets if EXPORT_TARGETS[target].register]
     tracker = ProgressTracker(ExportProgress, emit, wants.stop, count_steps(job, base))
-    context = ExportContext(job, base, public_name(job.model), staging, emit, tracker)
+    context = ExportContext(job, base, public_name(job.model), staging, run_dir, emit, tracker)
     try:
         if not (read_run_state(run_dir).exported and staging.is_published()):
             write_export(context)

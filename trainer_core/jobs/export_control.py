@@ -29,6 +29,7 @@ class ExportRequest:
     targets: Sequence[str]
     out: Path
     name: str
+    repo: str = ""
 
 
 class ExportControl:
@@ -82,6 +83,7 @@ class ExportControl:
             "sampling": self.find_sampling(asked.run),
             "held_out": str(held_out) if held_out.exists() else "",
             "run": asked.run,
+            "repo": asked.repo,
         }
         job = parse_values(ExportJob, values, "export")
         require_free_name(job.folder)
@@ -90,7 +92,7 @@ class ExportControl:
             self.require_idle(job)
             facts = self.spawner.run_file_facts((), job.model)
             run_dir = run_folder.create_run(self.registry.workspace.export_jobs, job, job.name, **facts)
-            return self.spawn(RunWatcher(run_dir), job.model)
+            return self.spawn(RunWatcher(run_dir), job)
 
     def find_sampling(self, run: str) -> Sampling:
         """The settings that the run's lanes last answered with in Compare."""
@@ -123,10 +125,11 @@ class ExportControl:
                 raise BusyError("export.not_resumable", export=export_id)
             run_dir = self.watchers[export_id].run_dir
             control.clear_request(run_dir)
-            self.spawn(RunWatcher.for_resume(run_dir), self.export_job(export_id).model)
+            self.spawn(RunWatcher.for_resume(run_dir), self.export_job(export_id))
 
-    def spawn(self, watcher: RunWatcher, model: str) -> str:
-        """A worker that sees no card: a training run may need all of its memory."""
+    def spawn(self, watcher: RunWatcher, job: ExportJob) -> str:
+        """A worker that sees no card: a training run may need all of its memory. It reaches the Hub if a model there is named."""
+        model = job.repo if "hub" in job.targets else job.model
         watcher.process = self.spawner.spawn_worker(watcher.run_dir, model, subprocess.DEVNULL, hardware.NO_CARD)
         with self._lock:
             self.watchers[watcher.run_dir.name] = watcher

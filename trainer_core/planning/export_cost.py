@@ -42,7 +42,7 @@ def export_cost(
         for target, kind in EXPORT_TARGETS.items()
     }
     return ExportCost(
-        {target: sizes[target] for target in targets},
+        {target: sizes[target] for target in targets if EXPORT_TARGETS[target].write},
         rounded_bytes + sum(sizes[one] for one in with_sources(targets) if not EXPORT_TARGETS[one].register),
     )
 

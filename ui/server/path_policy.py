@@ -9,7 +9,7 @@ from gradio.context import LocalContext
 
 from trainer_core.config.recipe import STARTER
 from trainer_core.data.hub import datasets
-from trainer_core.errors import DataError, DiskError, ModelError
+from trainer_core.errors import ConfigError, DataError, DiskError, ModelError
 from trainer_core.models import resolve
 from trainer_core.runs.workspace import Workspace
 from trainer_core.system.project import expand_home
@@ -41,6 +41,16 @@ def check_export_folder(workspace: Workspace, out: str) -> None:
     """
     if is_remote() and expand_home(out).resolve() != workspace.exports.resolve():
         raise DiskError("path_policy.export", folder=out)
+
+
+def check_upload() -> None:
+    """Uploads to the Hub are made with the token of the user at this computer.
+
+    Raises:
+        ConfigError: the request comes from another one.
+    """
+    if is_remote():
+        raise ConfigError("path_policy.hub")
 
 
 def check_model_access(workspace: Workspace, name: str) -> None:

@@ -30,6 +30,7 @@ class ExportForm(StrictModel):
     targets: tuple[str, ...] = Field(min_length=1)
     out: str = Field(min_length=1)
     name: str = Field(min_length=1)
+    repo: str = ""
     strength: float | None = None
     """As set with Compare's slider; with `other`, a lane, and its share of the blend. None: the lane's own."""
     other: str = ""
@@ -44,8 +45,12 @@ def start_export(supervisor: Supervisor, form: ExportForm) -> str:
         DiskError: a user on another computer may not write there.
     """
     path_policy.check_export_folder(supervisor.workspace, form.out)
+    if "hub" in form.targets:
+        path_policy.check_upload()
     lane = choose_lane(supervisor, form)
-    return supervisor.exports.start(ExportRequest(form.run, lane, form.targets, expand_home(form.out), form.name))
+    return supervisor.exports.start(
+        ExportRequest(form.run, lane, form.targets, expand_home(form.out), form.name, form.repo)
+    )
 
 
 def choose_lane(supervisor: Supervisor, form: ExportForm) -> Lane:

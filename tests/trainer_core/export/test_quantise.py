@@ -44,7 +44,7 @@ def context(tmp_path: Path) -> ExportContext:
     staging = ExportStaging(job.folder, "x")
     staging.begin()
     tracker = ProgressTracker(ExportProgress, lambda event: None, threading.Event(), seconds=0)
-    found = ExportContext(job, tmp_path, "", staging, lambda event: None, tracker)
+    found = ExportContext(job, tmp_path, "", staging, tmp_path / "jobs" / "x", lambda event: None, tracker)
     found.part_path("gguf:f16").write_bytes(b"GGUF" + bytes(2996))
     return found
 
