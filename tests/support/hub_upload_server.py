@@ -61,7 +61,7 @@ class UploadHub:
         repo = f"{asked['organization']}/{asked['name']}"
         if repo in self.files:
             return 409, {"error": "You already created this model repo", "url": repo}
-        self.files[repo], self.private[repo] = {".gitattributes": b"*"}, asked.get("private") is True or asked.get("visibility") == "private"
+        self.files[repo], self.private[repo] = {".gitattributes": b"*"}, asked.get("visibility") == "private"
         return 200, {"url": f"https://huggingface.co/{repo}"}
 
     def place(self, one: dict[str, Any], address: str) -> dict[str, Any]:
