@@ -34,7 +34,7 @@ def address(app: subprocess.Popen[str]) -> str:
 
 
 def take(url: str) -> None:
-    """Start before the click, Train in the middle of DPO, Compare with three answers."""
+    """Start before the click, Train in the middle of DPO, Compare with three answers, an export with its certificate."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=find_chromium(), args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page(viewport=SIZE, device_scale_factor=1.5, reduced_motion="reduce", locale="en-GB")
@@ -46,6 +46,12 @@ def take(url: str) -> None:
         picture(page, "train")
         until(page, "tunebench.getPart('compare')?.lanes.every(lane => lane.stats)")
         picture(page, "compare")
+        page.get_by_role("button", name="Use this model… DPO").click()
+        page.locator(".export-form input[value='merged']").check()
+        page.get_by_role("button", name="Export", exact=True).click()
+        until(page, "document.querySelector('.kept-chart')")
+        page.locator("#exports").scroll_into_view_if_needed()
+        picture(page, "export")
         browser.close()
 
 
