@@ -5,13 +5,20 @@ from __future__ import annotations
 
 import time
 
+from trainer_core.config.export_targets import EXPORT_TARGETS
 from trainer_core.config.jobs import ExportJob
 from trainer_core.errors import DiskError, ModelError
 from trainer_core.runs.compare_events import ConfidenceInterval
 from trainer_core.runs.control import StopRequests
 from trainer_core.runs.event_log import EventLog
 from trainer_core.runs.events import Phase, PhaseChanged
-from trainer_core.runs.export_events import AnswerComparison, CertificateRow, ExportFinished, ExportProgress
+from trainer_core.runs.export_events import (
+    AnswerComparison,
+    CertificateRow,
+    ExportFinished,
+    ExportProgress,
+    ExportRegistered,
+)
 from trainer_core.texts import Text, verbatim
 
 KEPT = {"merged": ConfidenceInterval(0.988, 0.986, 0.989, 48), "gguf:q8_0": ConfidenceInterval(1.002, 1.0, 1.004, 48)}
@@ -32,8 +39,13 @@ def play_export(job: ExportJob, emit: EventLog, wants: StopRequests, pause: floa
         raise DiskError(verbatim("There is no room."))
     if "red" in job.name:
         raise ModelError("export.other_tokens", form=job.targets[-1])
-    job.folder.mkdir(parents=True)
+    refuses = "lost" in job.name and not job.folder.exists()  # the first time only
+    job.folder.mkdir(parents=True, exist_ok=True)
     emit(ExportFinished(str(job.folder), tuple(certificate_row(target) for target in job.targets), 48))
+    for target in job.targets:
+        if EXPORT_TARGETS[target].register:
+            said, problem = verbatim("In it."), verbatim("It is down.")
+            emit(ExportRegistered(target, problem=problem) if refuses else ExportRegistered(target, said))
     return Phase.DONE
 
 

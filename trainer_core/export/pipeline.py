@@ -61,7 +61,10 @@ def export_lane(job: ExportJob, run_dir: Path, emit: EventLog, wants: StopReques
     try:
         if not (read_run_state(run_dir).exported and staging.is_published()):
             write_export(context)
-        register_forms(context, [one for one in programs if one not in read_run_state(run_dir).registered])
+        state = read_run_state(run_dir)
+        register_forms(
+            context, [one for one in programs if one not in state.registered or one in state.refused_programs]
+        )
     except Cancelled:
         return Phase.STOPPED
     return Phase.DONE

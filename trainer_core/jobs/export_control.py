@@ -86,6 +86,9 @@ class ExportControl:
             "repo": asked.repo,
         }
         job = parse_values(ExportJob, values, "export")
+        if again := self.find_refused(job):
+            self.resume(again)
+            return again
         require_free_name(job.folder)
         with self.spawner.start_lock():
             self.refresh()
@@ -98,6 +101,12 @@ class ExportControl:
         """The settings that the run's lanes last answered with in Compare."""
         comparison = self.registry.comparison
         return comparison.sampling if comparison and comparison.run == run else Sampling()
+
+    def find_refused(self, job: ExportJob) -> str:
+        """The same export, complete but for a program that did not take its form; empty if there is none."""
+        asked = job.model_dump(exclude={"sampling"})
+        known = (state.id for state in self.export_states if state.refused_programs and not state.phase.is_active)
+        return next((one for one in known if self.export_job(one).model_dump(exclude={"sampling"}) == asked), "")
 
     def require_idle(self, job: ExportJob) -> None:
         """Two exports never write the same folder at once.
@@ -114,14 +123,14 @@ class ExportControl:
         control.send_request(self.watchers[export_id].run_dir, "stop")
 
     def resume(self, export_id: str) -> None:
-        """Go on with an export that was stopped, failed or killed.
+        """Go on with an export that was stopped, failed or killed, or ask the programs again that did not take it.
 
         Raises:
-            BusyError: it is active or finished.
+            BusyError: it is active, or there is nothing left to do.
         """
         with self.spawner.start_lock():
             self.refresh()
-            if not self.export_state(export_id).phase.is_resumable:
+            if not is_resumable(self.export_state(export_id)):
                 raise BusyError("export.not_resumable", export=export_id)
             run_dir = self.watchers[export_id].run_dir
             control.clear_request(run_dir)
@@ -134,3 +143,7 @@ class ExportControl:
         with self._lock:
             self.watchers[watcher.run_dir.name] = watcher
         return watcher.run_dir.name
+
+
+def is_resumable(state: RunState) -> bool:
+    return state.phase.is_resumable or bool(state.refused_programs and not state.phase.is_active)

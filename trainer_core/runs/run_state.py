@@ -121,6 +121,11 @@ class RunState:
     registered: Mapping[str, ExportRegistered] = field(default_factory=dict)
     """What programs on this computer were given, by export target."""
 
+    @property
+    def refused_programs(self) -> tuple[str, ...]:
+        """Export targets whose program did not take its form."""
+        return tuple(target for target, one in self.registered.items() if one.problem)
+
     def answers_to(self, ask: str) -> PromptAnswers | None:
         """Answers to a prompt; None before its turn, and once they are dropped."""
         if ask and ask == self.ask and ask not in self.said:

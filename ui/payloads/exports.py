@@ -11,7 +11,7 @@ from trainer_core.errors import UserError
 from trainer_core.evaluation.certificate_chart import render_kept_chart, smallest_form
 from trainer_core.evaluation.certificate_text import base_lines
 from trainer_core.evaluation.score_table import KEPT_FORMAT, format_measure
-from trainer_core.jobs.export_control import ExportControl
+from trainer_core.jobs.export_control import ExportControl, is_resumable
 from trainer_core.jobs.lane_choices import lanes_by_name
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.planning import export_cost
@@ -125,7 +125,7 @@ def export_row(state: RunState, job: ExportJob, runs: Path) -> dict[str, Any]:
         "share": round(at.done / at.total, 2) if at else 0,
         "left": page_text("exports.left", time=format_clock(at.seconds_left)) if at and at.seconds_left else "",
         "error": str(state.error or (state.detail if state.phase is Phase.PAUSED else NO_TEXT)),
-        "resumable": state.phase.is_resumable,
+        "resumable": is_resumable(state),
         "forms": [form_row(form) for form in state.exported.forms] if state.exported else [],
         "notes": export_notes(state.exported) if state.exported else [],
         "chart": render_kept_chart(state.exported.forms) if state.exported else "",

@@ -33,10 +33,10 @@ def boss(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supervisor]:
     found.close()
 
 
-def start(boss: Supervisor, name: str) -> str:
+def start(boss: Supervisor, name: str, targets: tuple[str, ...] = ("merged",)) -> str:
     run_id = boss.registry.run_states[0].id
     lane = boss.registry.run_lanes(run_id)[-1]
-    return boss.exports.start(ExportRequest(run_id, lane, ("merged",), boss.workspace.exports, name))
+    return boss.exports.start(ExportRequest(run_id, lane, targets, boss.workspace.exports, name))
 
 
 def until(boss: Supervisor, export_id: str, *phases: Phase) -> RunState:
@@ -82,6 +82,22 @@ def test_a_taken_name_is_refused_before_a_worker_starts(boss: Supervisor) -> Non
     with pytest.raises(ConfigError) as error:
         start(boss, "mine")
     assert error.value.text.code == "export.name_taken" and len(boss.exports.watchers) == before
+
+
+def test_a_program_that_was_down_is_asked_again(boss: Supervisor) -> None:
+    export_id = start(boss, "lost", ("gguf:q8_0", "ollama"))
+    state = until(boss, export_id, Phase.DONE)
+    assert state.refused_programs == ("ollama",)
+    (row,) = (one for one in exports.exports_payload(boss.exports) if one["id"] == export_id)
+    assert row["resumable"] and row["programs"] == ["It is down."]
+    assert start(boss, "lost", ("gguf:q8_0", "ollama")) == export_id  # the same command once more
+    assert wait_for(lambda: not until(boss, export_id, Phase.DONE).refused_programs, 30)
+    with pytest.raises(BusyError) as busy:
+        boss.exports.resume(export_id)
+    assert busy.value.text.code == "export.not_resumable"
+    with pytest.raises(ConfigError) as error:
+        start(boss, "lost", ("merged",))
+    assert error.value.text.code == "export.name_taken"
 
 
 def test_a_full_disk_is_shown_with_its_reason(boss: Supervisor) -> None:
