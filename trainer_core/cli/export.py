@@ -21,7 +21,7 @@ from trainer_core.runs.events import Phase
 from trainer_core.runs.export_events import CertificateRow
 from trainer_core.runs.run_folder import slugify_name
 from trainer_core.runs.run_state import RunState
-from trainer_core.system.format import format_clock, format_mb
+from trainer_core.system.format import format_clock, format_file_size
 from trainer_core.system.project import expand_home
 from trainer_core.texts import Text
 
@@ -130,7 +130,7 @@ def print_end(supervisor: Supervisor, export_id: str) -> int:
 def row_line(row: CertificateRow) -> str:
     """One form of the certificate: size, equal answers, KL, and the share of the margin that it keeps."""
     answers, kl = row.served_answers, row.served_divergence
-    parts = [f"{row.form:<12}", f"{format_mb(row.bytes):>9}"]
+    parts = [f"{row.form:<12}", f"{format_file_size(row.bytes):>9}"]
     parts.append(f"{answers.equal}/{answers.count} equal answers" if answers else "answers not checked")
     parts.append(f"KL {kl:.2g}" if kl is not None else "KL not checked")
     if row.kept:

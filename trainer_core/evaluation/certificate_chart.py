@@ -1,4 +1,4 @@
-"""Which form to take, as a picture: the share of the trained margin that each keeps, over its size."""
+"""Which form to take, as a picture: the share of the trained margin that each keeps, from the smallest to the largest."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from html import escape
 
 from trainer_core.evaluation.score_table import KEPT_FORMAT, format_measure
 from trainer_core.runs.export_events import CertificateRow
-from trainer_core.system.format import format_mb
+from trainer_core.system.format import format_file_size
 from trainer_core.texts import Text
 
-WIDTH, HEIGHT = 640, 220
-LEFT, RIGHT, TOP, BOTTOM = 48, 16, 18, 34
+WIDTH, ROW = 640, 26
+LEFT, RIGHT, TOP, BOTTOM = 170, 24, 8, 24
 MOST = 1.0
 """Everything kept: always in sight."""
 ENOUGH = 0.95
@@ -24,47 +24,39 @@ CHART_STYLE = (
 
 
 def render_kept_chart(rows: Sequence[CertificateRow]) -> str:
-    """A dot with its interval for each form; empty where fewer than two were measured."""
+    """A line for each form with its size and a dot with its interval, the smallest first; empty with fewer than two."""
     measured = sorted((row for row in rows if row.kept), key=lambda row: row.bytes)
     if len(measured) < 2:
         return ""
     ends = [end for row in measured if row.kept for end in row.kept.ends]
     low, high = min(*ends, MOST), max(*ends, MOST)
-    room = max(0.1 * (high - low), 0.005)
-    low, high, widest = low - room, high + room, max(row.bytes for row in measured)
+    room = max(0.05 * (high - low), 0.005)
+    low, high, bottom = low - room, high + room, TOP + ROW * len(measured)
 
-    def x(size: float) -> float:
-        return LEFT + size / (1.08 * widest) * (WIDTH - LEFT - RIGHT)
+    def x(share: float) -> float:
+        return LEFT + (share - low) / (high - low) * (WIDTH - LEFT - RIGHT)
 
-    def y(share: float) -> float:
-        return TOP + (high - share) / (high - low) * (HEIGHT - TOP - BOTTOM)
-
-    spoken = "; ".join(
-        f"{form_name(row)}, {format_mb(row.bytes)}: {format_measure(row.kept, KEPT_FORMAT)}" for row in measured
-    )
-    parts = [render_line(LEFT, WIDTH - RIGHT, y(MOST), y(MOST)), render_label(LEFT - 6, y(MOST) + 4, "100 %", "end")]
-    parts += [render_line(LEFT, WIDTH - RIGHT, HEIGHT - BOTTOM, HEIGHT - BOTTOM)]
+    parts = [render_line(x(MOST), x(MOST), TOP, bottom), render_label(x(MOST), bottom + 16, "100 %", "middle")]
     for number, row in enumerate(measured):
-        parts.append(render_point(row, x(row.bytes), y, above=number % 2 == 0))
-    parts.append(
-        render_label(WIDTH - RIGHT, HEIGHT - 8, str(Text("certificate.chart_size", size=format_mb(widest))), "end")
-    )
-    title = escape(f"{Text('certificate.chart')}: {spoken}")
-    return (
-        f'<svg class="kept-chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{title}">{"".join(parts)}</svg>'
-    )
+        parts.append(render_row(row, TOP + ROW * (number + 0.5), x))
+    spoken = "; ".join(f"{row_label(row)}: {format_measure(row.kept, KEPT_FORMAT)}" for row in measured)
+    title, view = escape(f"{Text('certificate.chart')}: {spoken}"), f"0 0 {WIDTH} {bottom + BOTTOM}"
+    return f'<svg class="kept-chart" viewBox="{view}" role="img" aria-label="{title}">{"".join(parts)}</svg>'
 
 
-def render_point(row: CertificateRow, x: float, y: Callable[[float], float], above: bool) -> str:
-    """y: the place of a share."""
+def render_row(row: CertificateRow, y: float, x: Callable[[float], float]) -> str:
+    """x: the place of a share."""
     assert row.kept
-    bottom, top = map(y, row.kept.ends)
-    label_y = max(top - 6, 12) if above else min(bottom + 16, HEIGHT - BOTTOM - 4)
+    left, right = map(x, row.kept.ends)
     return (
-        f'<line class="whisker" x1="{x:.1f}" x2="{x:.1f}" y1="{top:.1f}" y2="{bottom:.1f}"/>'
-        f'<circle cx="{x:.1f}" cy="{y(row.kept.value):.1f}" r="4"/>'
-        f"{render_label(x, label_y, form_name(row), 'middle')}"
+        f"{render_label(0, y + 4, row_label(row), 'start')}"
+        f'<line class="whisker" x1="{left:.1f}" x2="{right:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        f'<circle cx="{x(row.kept.value):.1f}" cy="{y:.1f}" r="4"/>'
     )
+
+
+def row_label(row: CertificateRow) -> str:
+    return f"{form_name(row)}, {format_file_size(row.bytes)}"
 
 
 def render_line(x1: float, x2: float, y1: float, y2: float) -> str:
@@ -86,4 +78,4 @@ def smallest_form(rows: Sequence[CertificateRow]) -> Text | None:
     if not good:
         return None
     best = min(good, key=lambda row: row.bytes)
-    return Text("certificate.smallest", form=form_name(best), size=format_mb(best.bytes), share=ENOUGH)
+    return Text("certificate.smallest", form=form_name(best), size=format_file_size(best.bytes), share=ENOUGH)

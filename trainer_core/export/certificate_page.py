@@ -9,7 +9,7 @@ from trainer_core.evaluation.certificate_chart import CHART_STYLE, render_kept_c
 from trainer_core.evaluation.certificate_text import base_lines
 from trainer_core.evaluation.score_table import KEPT_FORMAT, SHARE_FORMAT, format_measure
 from trainer_core.runs.export_events import AnswerComparison, CertificateRow, ExportFinished
-from trainer_core.system.format import format_mb
+from trainer_core.system.format import format_file_size
 from trainer_core.texts import Text
 
 STYLE = """
@@ -47,7 +47,7 @@ def render_page(job: ExportJob, finished: ExportFinished) -> str:
 
 def render_row(row: CertificateRow) -> str:
     cells = (
-        format_mb(row.bytes),
+        format_file_size(row.bytes),
         format_words(row),
         format_answers(row.answers),
         format_answers(row.engine_answers),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree
 
-from trainer_core.evaluation.certificate_chart import HEIGHT, LEFT, WIDTH, render_kept_chart, smallest_form
+from trainer_core.evaluation.certificate_chart import LEFT, WIDTH, render_kept_chart, smallest_form
 from trainer_core.runs.compare_events import ConfidenceInterval
 from trainer_core.runs.export_events import CertificateRow
 
@@ -23,16 +23,15 @@ ROWS = (
 )
 
 
-def test_smaller_lies_left_and_more_kept_lies_higher() -> None:
+def test_the_smallest_stands_first_and_more_kept_lies_further_right() -> None:
     picture = ElementTree.fromstring(render_kept_chart(ROWS))
-    dots = [(float(dot.attrib["cx"]), float(dot.attrib["cy"])) for dot in picture.iter("circle")]
-    (q4, q8, merged) = dots
-    assert 0 < q4[0] < q8[0] < merged[0] < WIDTH and 0 < q8[1] < merged[1] < q4[1] < HEIGHT
-    assert abs((q8[0] - LEFT) / (merged[0] - LEFT) - 145 / 269) < 0.001  # sizes from zero on
-    whiskers = [one.attrib for one in picture.iter("line") if one.attrib.get("class") == "whisker"]
-    assert float(whiskers[0]["y1"]) < q4[1] < float(whiskers[0]["y2"])
+    (q4, q8, merged) = [(float(dot.attrib["cx"]), float(dot.attrib["cy"])) for dot in picture.iter("circle")]
+    assert 0 < q4[1] < q8[1] < merged[1] and LEFT < q4[0] < merged[0] < q8[0] < WIDTH
+    assert abs((merged[0] - q4[0]) / (q8[0] - q4[0]) - 0.08 / 0.09) < 0.01
+    whisker = next(one.attrib for one in picture.iter("line") if one.attrib.get("class") == "whisker")
+    assert LEFT < float(whisker["x1"]) < q4[0] < float(whisker["x2"]) < q8[0]
     spoken = picture.attrib["aria-label"]
-    assert re.findall(r"Q4_K_M|Q8_0|merged", spoken) == ["Q4_K_M", "Q8_0", "merged"] and "138 MB" in spoken
+    assert re.findall(r"Q4_K_M|Q8_0|merged", spoken) == ["Q4_K_M", "Q8_0", "merged"] and "145.0 MB" in spoken
 
 
 def test_one_form_is_no_picture() -> None:

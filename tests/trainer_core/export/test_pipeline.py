@@ -186,6 +186,7 @@ def test_a_name_that_is_taken_is_refused_and_left_alone(folder: Path, lane: Lane
     with pytest.raises(ConfigError) as error:
         export_case.run_export(folder, job)
     assert error.value.text.code == "export.name_taken" and [path.name for path in job.folder.iterdir()] == ["mine"]
+    assert not list(job.folder.parent.glob(".it*"))  # refused before any work
 
 
 def test_a_tokenizer_that_llama_cpp_does_not_know_is_refused_before_any_name_is_taken(
