@@ -8,7 +8,7 @@ from typing import Any
 from trainer_core.config.export_targets import EXPORT_TARGETS, OFFERED_TARGETS, needs_quantiser
 from trainer_core.config.jobs import ExportJob
 from trainer_core.errors import UserError
-from trainer_core.evaluation.certificate_chart import render_kept_chart, smallest_form
+from trainer_core.evaluation.certificate_chart import form_name, render_kept_chart, smallest_form
 from trainer_core.evaluation.certificate_text import base_lines
 from trainer_core.evaluation.score_table import KEPT_FORMAT, format_measure
 from trainer_core.jobs.export_control import ExportControl, is_resumable
@@ -143,7 +143,7 @@ def form_row(form: CertificateRow) -> dict[str, Any]:
     """One form of the certificate, as the page shows it."""
     kl = form.served_divergence
     return {
-        "form": str(EXPORT_TARGETS[form.form].label) if form.form in EXPORT_TARGETS else form.form,
+        "form": form_name(form),
         "size": format_file_size(form.bytes),
         "answers": format_answers(form.served_answers),
         "kl": "–" if kl is None else f"{kl:.2g}",
