@@ -21,6 +21,7 @@ app.saveReport = async (run) => {
 };
 
 app.loadExportOptions = (run) => server.export_options(run);
+app.storage = { report: () => server.storage_report(), move: (asked) => server.move_storage(asked), stop: () => server.stop_move(), free: (asked) => server.free_storage(asked) };
 
 const HIDDEN = 5000; // nobody looks; title and notification may be so late
 const TAB = 30; // milliseconds: another tab was opened, and what it shows is not here

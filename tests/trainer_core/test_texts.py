@@ -15,6 +15,8 @@ from trainer_core.data.quality.report import IGNORED_CONTENT
 from trainer_core.export import certificate_page
 from trainer_core.export.model_card import Relation
 from trainer_core.runs.export_events import BaseWeights, Verdict
+from trainer_core.storage.places import KINDS
+from trainer_core.storage.usage import GROUPS, KERNELS, WORKSPACE_CACHES
 from trainer_core.texts import FORMATTER, NO_TEXT, Text, parse_text, templates
 from ui.format import PAGE, page_texts
 
@@ -22,6 +24,10 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted([*(ROOT / "trainer_core").rglob("*.py"), *(ROOT / "ui").rglob("*.py"), ROOT / "app.py"])
 NOT_PARAMS = {"keys", "offers"}
 FAMILIES = {
+    "storage_kinds": (dict.fromkeys(KINDS), set()),
+    "storage_groups": (dict.fromkeys(GROUPS), set()),
+    "storage_lost": (dict.fromkeys(GROUPS), set()),
+    "storage_caches": (dict.fromkeys((*WORKSPACE_CACHES, KERNELS)), set()),
     "certificate_columns": (dict.fromkeys(certificate_page.COLUMNS), set()),
     "base_weights": (dict.fromkeys(get_args(BaseWeights)), set()),
     "verdicts": (dict.fromkeys(get_args(Verdict)), set()),

@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 from trainer_core import data
-from trainer_core.cli import export, imports, terminal
+from trainer_core.cli import export, imports, storage, terminal
 from trainer_core.cli.demo import ANSWERS, print_comparison, train_and_compare
 from trainer_core.config.recipe import METHODS, STARTER, Columns, Data, Recipe, read_recipe
 from trainer_core.data.hub import datasets
@@ -95,12 +95,12 @@ def build_cli_parser() -> argparse.ArgumentParser:
     )
     told.add_argument("id", help="the run's id, or 'last'")
     told.add_argument("--out", type=Path, help="where to write it; without it report.html in the run's folder")
-    leave = command(
-        "export", run_export, "a trained lane as files for other programs, with a certificate of what they keep"
-    )
-    export.add_arguments(leave)
-    foreign = command("import", run_import, "an adapter or a model that was trained elsewhere, as a lane of Compare")
-    imports.add_arguments(foreign)
+    certified = "a trained lane as files for other programs, with a certificate of what they keep"
+    export.add_arguments(command("export", run_export, certified))
+    foreign = "an adapter or a model that was trained elsewhere, as a lane of Compare"
+    imports.add_arguments(command("import", run_import, foreign))
+    space = "what takes space, freeing it, and moving files to another drive"
+    storage.add_arguments(command("storage", run_storage, space))
     command("runs", run_list, "all runs, newest first")
     command("sign-out", run_sign_out, "end the key of every browser that is signed in; the app may be open")
     command("starter", run_starter, "make the starter model ready")
@@ -302,6 +302,14 @@ def run_export(args: argparse.Namespace) -> int:
 
 def run_import(args: argparse.Namespace) -> int:
     return imports.run_import(create_supervisor(args), args)
+
+
+def run_storage(args: argparse.Namespace) -> int:
+    supervisor = create_supervisor(args)
+    try:
+        return storage.run_storage(supervisor, args)
+    finally:
+        supervisor.close()
 
 
 def run_list(args: argparse.Namespace) -> int:

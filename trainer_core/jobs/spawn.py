@@ -14,9 +14,10 @@ from types import MappingProxyType
 from typing import Any
 
 import psutil
+from filelock import Timeout
 
 from trainer_core.config.recipe import STARTER
-from trainer_core.errors import DeviceError
+from trainer_core.errors import BusyError, DeviceError
 from trainer_core.jobs import warm_worker
 from trainer_core.jobs.device import DeviceMonitor
 from trainer_core.jobs.registry import RunRegistry
@@ -75,11 +76,28 @@ class WorkerSpawner:
     def start_lock_file(self) -> Path:
         return ensure_dir(self.root) / "start.lock"
 
+    @property
+    def move_lock_file(self) -> Path:
+        """Held while models, runs or exports move to another drive, by whichever process moves them."""
+        return ensure_dir(self.root) / "move.lock"
+
     @contextlib.contextmanager
     def start_lock(self) -> Iterator[None]:
-        """One start at a time across all processes on the workspace, so that each sees the previous one."""
+        """One start at a time across all processes on the workspace, so that each sees the previous one.
+
+        Raises:
+            BusyError: models, runs or exports are moving to another drive.
+        """
         with self._starting, ProcessLock(self.start_lock_file):
+            self.require_no_move()
             yield
+
+    def require_no_move(self) -> None:
+        try:
+            with ProcessLock(self.move_lock_file).acquire(timeout=0):
+                return
+        except Timeout:
+            raise BusyError("storage.moving") from None
 
     def start_worker(self, run_dir: Path, model: str) -> subprocess.Popen[bytes]:
         """A trainer for a run folder: the preloaded one if it fits, else a new one."""
@@ -101,7 +119,7 @@ class WorkerSpawner:
         """
         with durable.disk_errors(run_dir / "worker.log"), untrusted_files.open_for_append(run_dir, "worker.log") as log:
             return subprocess.Popen(
-                [*self.command, str(run_dir.resolve())],
+                [*self.command, str(run_dir.absolute())],
                 cwd=project.PROJECT,
                 env={**self.worker_environment(model), **variables},
                 stdin=stdin,

@@ -17,6 +17,7 @@ from trainer_core.jobs.registry import RunRegistry
 from trainer_core.jobs.run_control import RunControl
 from trainer_core.jobs.shutdown import Shutdown
 from trainer_core.jobs.spawn import WORKER_COMMAND, WorkerSpawner
+from trainer_core.jobs.storage_control import StorageControl
 from trainer_core.runs.workspace import Workspace
 from trainer_core.system import hardware, malloc
 from trainer_core.system.hardware import Machine
@@ -56,6 +57,7 @@ class Supervisor:
         self.control = RunControl(self.registry, self.spawner, self.compare)
         self.exports = ExportControl(self.registry, self.spawner)
         self.imports = ImportControl(self.registry, self.spawner, self.compare)
+        self.storage = StorageControl(self.registry, self.spawner, self.compare, self.exports, self.imports)
         self.shutdown = Shutdown(self.registry, self.spawner, patience)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="supervisor", daemon=True)
@@ -74,6 +76,7 @@ class Supervisor:
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join()
+        self.storage.stop_move()
         self.compare.close_comparison()
         self.spawner.stop_warm_worker()
 

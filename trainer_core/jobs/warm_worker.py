@@ -43,7 +43,7 @@ class WarmWorker:
         try:
             with contextlib.suppress(DiskError):  # the worker will meet the same error and report it
                 heartbeat.write_heartbeat(run_dir, self.process.pid)
-            self.process.stdin.write(os.fsencode(run_dir.resolve()) + b"\n")
+            self.process.stdin.write(os.fsencode(run_dir.absolute()) + b"\n")
             self.process.stdin.close()
         except (OSError, psutil.NoSuchProcess):
             return False

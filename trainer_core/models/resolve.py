@@ -103,6 +103,7 @@ def check_model_folder(folder: Path) -> Path:
     Raises:
         ModelError: naming what is missing or refused.
     """
+    folder = folder.resolve()  # the Hub's cache may be a link to another drive
     config = read_safe_config(folder)
     if more := [name for name in MULTIMODAL if config.get(name)]:
         raise ModelError("model_folder.multimodal", name=folder.name, settings=", ".join(more))
@@ -124,6 +125,7 @@ def check_tokenizer_folder(folder: Path) -> Path:
     Raises:
         ModelError: naming what is missing or refused.
     """
+    folder = folder.resolve()
     read_safe_config(folder)
     check_tokenizer_files(folder)
     return folder

@@ -13,7 +13,7 @@ from trainer_core.config.jobs import ImportJob
 from trainer_core.config.recipe import Recipe
 from trainer_core.errors import ConfigError, DiskError
 from trainer_core.runs.run_folder import list_runs, read_run
-from trainer_core.runs.workspace import Workspace, ensure_dir
+from trainer_core.runs.workspace import Workspace
 from trainer_core.system import durable, untrusted_files
 
 
@@ -33,17 +33,13 @@ def dependents(recipes: Mapping[str, Recipe]) -> dict[str, set[str]]:
     return found
 
 
-def trash_folder(workspace: Workspace) -> Path:
-    return ensure_dir(workspace.root / "trash")
-
-
 def trash_run(workspace: Workspace, run_dir: Path) -> None:
     """Move a run to the trash.
 
     Raises:
         DiskError: a file in it is in use, or the folder is not writable.
     """
-    move_run(run_dir, trash_folder(workspace) / run_dir.name)
+    move_run(run_dir, workspace.trash / run_dir.name)
 
 
 def restore_run(workspace: Workspace, run_id: str) -> None:
@@ -53,7 +49,7 @@ def restore_run(workspace: Workspace, run_id: str) -> None:
         ConfigError: not in the trash.
         DiskError: cannot be moved.
     """
-    thrown = {untrusted_files.printable_id(folder): folder for folder in list_runs(trash_folder(workspace))}
+    thrown = {untrusted_files.printable_id(folder): folder for folder in list_runs(workspace.trash)}
     if run_id not in thrown:
         raise ConfigError("trash.not_found", run=run_id)
     folder = thrown[run_id]
@@ -84,7 +80,7 @@ def empty_trash(workspace: Workspace, discard: Callable[[Path], None] = durable.
     Raises:
         DiskError: a run is in use and stays whole; those before it are deleted.
     """
-    place = trash_folder(workspace)
+    place = workspace.trash.resolve()
     durable.clean_leftovers(place)  # in use the last time
     before = folder_size(place)
     for folder in list_runs(place):

@@ -6,4 +6,4 @@ from pathlib import Path
 from trainer_core.worker.runner import run_worker
 
 if __name__ == "__main__":
-    sys.exit(run_worker(Path(sys.argv[1]).resolve()))
+    sys.exit(run_worker(Path(sys.argv[1]).absolute()))

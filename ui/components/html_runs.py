@@ -27,6 +27,18 @@ def render_runs_tab() -> str:
 <p class="empty" id="runs-empty">{page_text("runs_tab.no_run")}</p></div>
 <p id="runs-status" class="sr" role="status" aria-live="polite"></p>
 <details id="trash" hidden><summary>{page_text("runs_tab.trash")}</summary><ul></ul><p class="buttons"></p></details>
+{render_storage()}"""
+
+
+def render_storage() -> str:
+    """What takes space; storage.js fills it when it is opened."""
+    return f"""<details id="storage"><summary>{page_text("storage.title")}</summary>
+<p class="warn" id="storage-problem" role="alert"></p><p class="warn" id="storage-interrupted"></p>
+<div id="storage-move" hidden><div class="bar" role="progressbar" aria-valuemin="0" aria-valuemax="100"><i></i></div>
+<p class="row"><span class="quiet part"></span>
+<button type="button" class="button small" id="storage-stop">{page_text("storage.stop")}</button></p></div>
+<p id="storage-said" role="status"></p>
+<div id="storage-places"></div><div id="storage-groups"></div></details>
 """
 
 

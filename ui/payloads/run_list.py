@@ -17,7 +17,7 @@ from trainer_core.jobs.registry import RunRegistry
 from trainer_core.runs import run_folder
 from trainer_core.runs.metadata import RunMetadata
 from trainer_core.runs.run_state import RunState
-from trainer_core.runs.trash import dependents, folder_size, trash_folder
+from trainer_core.runs.trash import dependents, folder_size
 from trainer_core.runs.workspace import Workspace
 from trainer_core.system import project, untrusted_files
 from trainer_core.system.format import format_file_size
@@ -145,7 +145,7 @@ def dependents_by_run(folders: dict[str, Path]) -> dict[str, str]:
 
 
 def trash_payload(workspace: Workspace) -> dict[str, Any]:
-    trashed = run_folder.list_runs(trash_folder(workspace))
+    trashed = run_folder.list_runs(workspace.trash)
     return {
         "runs": [{"id": untrusted_files.printable_id(folder), "name": display_name(folder)} for folder in trashed],
         "size": describe_trash_size(tuple(trashed)),

@@ -27,7 +27,7 @@ from trainer_core.runs.run_state import RunState
 from trainer_core.schema import StrictModel, parse_values
 from trainer_core.system import project, untrusted_files
 from trainer_core.system.redact import redact_text
-from ui.payloads import comparison, exports, findings, run_list, samples
+from ui.payloads import comparison, exports, findings, run_list, samples, storage
 from ui.payloads.curves import (
     CURVES,
     DETAIL_SERIES,
@@ -49,6 +49,7 @@ from ui.payloads.run import (
     run_payload,
 )
 from ui.payloads.run_facts import facts_payload
+from ui.server.storage_requests import storage_functions
 
 LIVE_JS = (project.PROJECT / "assets" / "web" / "live.js").read_text(encoding="utf-8")
 MAX_ROW_POINTS = 20
@@ -108,7 +109,7 @@ def build_live_channel(supervisor: Supervisor) -> gr.HTML:
     return gr.HTML(
         html_template="<span></span>",
         js_on_load=LIVE_JS,
-        server_functions=[poll, render_report, export_options],
+        server_functions=[poll, render_report, export_options, *storage_functions(supervisor)],
         elem_id="live",
     )
 
@@ -282,6 +283,7 @@ def runs_tab_parts(supervisor: Supervisor, cursor: Cursor, rows: run_list.RunRow
     over, active = build(rows, ([], []))
     return {
         "exports": build(lambda: exports.exports_payload(supervisor.exports), []),
+        "storage": build(lambda: storage.move_payload(supervisor.storage), {}),
         "runs": over,
         "active_runs": active,
         "trash": build(lambda: run_list.trash_payload(registry.workspace), {"runs": [], "size": ""}),

@@ -22,6 +22,7 @@ def page_script(folder: Path = project.PROJECT / "assets" / "web") -> str:
             "train.js",
             "samples.js",
             "exports.js",
+            "storage.js",
             "runs.js",
             "data.js",
             "memory_sliders.js",

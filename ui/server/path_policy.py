@@ -53,6 +53,16 @@ def check_upload() -> None:
         raise ConfigError("path_policy.hub")
 
 
+def check_storage() -> None:
+    """What lies on this computer's drives is moved and deleted by the user who sits at it.
+
+    Raises:
+        ConfigError: the request comes from another one.
+    """
+    if is_remote():
+        raise ConfigError("path_policy.storage")
+
+
 def check_model_access(workspace: Workspace, name: str) -> None:
     """A user at this computer may open any folder as a model; others the starter, one of the Hub or of `models`.
 

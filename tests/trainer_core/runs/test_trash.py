@@ -101,19 +101,19 @@ def test_a_run_goes_to_the_trash_and_back(supervisor: Supervisor) -> None:
 def test_a_run_in_use_stays_in_the_trash_whole(supervisor: Supervisor) -> None:
     run_dir = over(supervisor, Recipe())
     supervisor.control.move_to_trash(run_dir.name)
-    before = trash.folder_size(trash.trash_folder(supervisor.workspace))
+    before = trash.folder_size(supervisor.workspace.trash)
 
     def discard(folder: Path) -> None:
         raise PermissionError(13, "Access is denied", str(folder))
 
     with pytest.raises(DiskError, match="Access is denied"):
         trash.empty_trash(supervisor.workspace, discard)
-    assert trash.folder_size(trash.trash_folder(supervisor.workspace)) == before
-    left = trash.trash_folder(supervisor.workspace) / ".trash-run-1"  # of the last time, when a file in it was in use
+    assert trash.folder_size(supervisor.workspace.trash) == before
+    left = supervisor.workspace.trash / ".trash-run-1"  # of the last time, when a file in it was in use
     left.mkdir()
     (left / "weights").write_bytes(bytes(500))
     assert trash.empty_trash(supervisor.workspace) == before
-    assert not list(trash.trash_folder(supervisor.workspace).iterdir())
+    assert not list(supervisor.workspace.trash.iterdir())
 
 
 def test_a_run_that_is_going_stays(tmp_path: Path) -> None:

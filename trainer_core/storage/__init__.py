@@ -1,0 +1,1 @@
+"""Where a workspace's files lie, what space they take, and how they move to another drive."""
